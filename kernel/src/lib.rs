@@ -1,0 +1,20 @@
+//! Ebb, the memory-elastic library kernel.
+//!
+//! A guest built on this crate boots as a Xen PVH domU and holds only the RAM that its application uses. The
+//! modules, lowest first; an arrow may only point up the list:
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`units`] | frames, addresses, sizes and identifiers as types |
+//! | [`port`] | what the kernel needs from a hypervisor, as small traits |
+//! | [`xen`] | those traits over real hypercalls; events, clock, console, xenstore |
+//!
+//! Everything but `arch` and the hypercall instruction builds and is tested on the host.
+#![no_std]
+
+#[cfg(any(test, not(target_os = "none")))]
+extern crate std;
+
+pub mod port;
+pub mod units;
+pub mod xen;

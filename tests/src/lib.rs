@@ -1,0 +1,2 @@
+//! The test crate: conformance cases (no_std, also in the guest) and, on the host, the model hypervisor.
+#![no_std]
