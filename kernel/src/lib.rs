@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`units`] | frames, addresses, sizes and identifiers as types |
 //! | [`port`] | what the kernel needs from a hypervisor, as small traits |
+//! | [`report`] | machine-readable records on the console |
 //! | [`xen`] | those traits over real hypercalls; events, clock, console, xenstore |
 //!
 //! Everything but `arch` and the hypercall instruction builds and is tested on the host.
@@ -16,5 +17,6 @@
 extern crate std;
 
 pub mod port;
+pub mod report;
 pub mod units;
 pub mod xen;
