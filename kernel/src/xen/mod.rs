@@ -3,8 +3,12 @@
 //! [`transport`] is the lower seam: registers in, register out. [`Xen`] marshals typed calls onto it and
 //! implements the ports of [`crate::port`], which are the upper seam.
 
+pub mod clock;
+pub mod console;
+pub mod events;
 pub mod shared;
 pub mod transport;
+pub mod wait;
 
 pub use shared::SharedPage;
 pub use transport::Transport;
