@@ -4,8 +4,12 @@
 //! implements the ports of [`crate::port`], which are the upper seam.
 
 mod call;
+pub mod clock;
+pub mod console;
+pub mod events;
 pub mod shared;
 pub mod transport;
+pub mod wait;
 
 pub use shared::SharedPage;
 pub use transport::Transport;
