@@ -16,6 +16,7 @@
 #[cfg(any(test, not(target_os = "none")))]
 extern crate std;
 
+pub mod arch;
 pub mod port;
 pub mod report;
 pub mod units;
