@@ -19,6 +19,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod cmdline;
+pub mod arch;
 pub mod port;
 pub mod report;
 pub mod units;
