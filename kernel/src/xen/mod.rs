@@ -7,6 +7,7 @@ pub mod clock;
 pub mod console;
 pub mod events;
 pub mod shared;
+pub mod store;
 pub mod transport;
 pub mod wait;
 
