@@ -18,8 +18,8 @@ extern crate alloc;
 #[cfg(any(test, not(target_os = "none")))]
 extern crate std;
 
-pub mod cmdline;
 pub mod arch;
+pub mod cmdline;
 pub mod port;
 pub mod report;
 pub mod units;
