@@ -1,1 +1,57 @@
-//! x
+//! The image: everything between the loader and an application's main function.
+//!
+//! A binary is a main function and a macro:
+//!
+//! ```ignore
+//! #![no_std]
+//! #![no_main]
+//! ebb_boot::entry!(main);
+//!
+//! fn main(machine: &'static ebb_boot::Machine) -> ebb_boot::Outcome {
+//!     log::info!("hello");
+//!     ebb_boot::Outcome::Success
+//! }
+//! ```
+//!
+//! and is linked by this package's `link.ld` (its path is the build metadata `script`).
+#![no_std]
+#![cfg(target_os = "none")]
+
+mod end;
+mod entry;
+mod epitaph;
+pub mod output;
+mod stacks;
+mod start;
+
+pub use end::{Outcome, exit};
+
+/// What the machine turned out to be.
+#[derive(Debug)]
+pub struct Machine {}
+
+/// Names the function that runs once the machine is up: `fn(&'static Machine) -> Outcome`.
+#[macro_export]
+macro_rules! entry {
+    ($main:path) => {
+        #[expect(unsafe_code, reason = "the one symbol by which the boot crate finds the main function")]
+        const _: () = {
+            #[unsafe(no_mangle)]
+            extern "Rust" fn ebb_main(machine: &'static $crate::Machine) -> $crate::Outcome {
+                let main: fn(&'static $crate::Machine) -> $crate::Outcome = $main;
+                main(machine)
+            }
+        };
+    };
+}
+
+#[expect(unsafe_code, reason = "the one symbol by which the boot crate finds the main function")]
+mod main_function {
+    use crate::{Machine, Outcome};
+
+    unsafe extern "Rust" {
+        /// Defined by [`entry!`](crate::entry), whose types make it this function.
+        pub(crate) safe fn ebb_main(machine: &'static Machine) -> Outcome;
+    }
+}
+use main_function::ebb_main;

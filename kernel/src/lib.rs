@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`units`] | frames, addresses, sizes and identifiers as types |
 //! | [`port`] | what the kernel needs from a hypervisor, as small traits |
+//! | [`report`] | machine-readable records on the console |
 //! | [`cmdline`] | the kernel command line: options with types, bad ones reported |
 //! | [`xen`] | those traits over real hypercalls; events, clock, console, xenstore |
 //!
@@ -17,7 +18,9 @@ extern crate alloc;
 #[cfg(any(test, not(target_os = "none")))]
 extern crate std;
 
+pub mod arch;
 pub mod cmdline;
 pub mod port;
+pub mod report;
 pub mod units;
 pub mod xen;

@@ -3,6 +3,7 @@
 //! [`transport`] is the lower seam: registers in, register out. [`Xen`] marshals typed calls onto it and
 //! implements the ports of [`crate::port`], which are the upper seam.
 
+mod call;
 pub mod clock;
 pub mod console;
 pub mod events;

@@ -1,3 +1,11 @@
-//! x
+//! The guest test image: many cases, one boot.
 #![no_std]
 #![no_main]
+
+use ebb_boot::{Machine, Outcome};
+
+ebb_boot::entry!(main);
+
+fn main(_machine: &'static Machine) -> Outcome {
+    Outcome::Success
+}
