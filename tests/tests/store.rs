@@ -1,4 +1,5 @@
 //! The xenstore client against the daemon's model, through the bytes of the ring.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use ebb::port::Clock;
 use ebb::xen::store::wire::{Header, Kind};

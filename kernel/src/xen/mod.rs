@@ -8,6 +8,7 @@ pub mod clock;
 pub mod console;
 pub mod events;
 pub mod shared;
+pub mod shutdown;
 pub mod store;
 pub mod transport;
 pub mod wait;
