@@ -15,7 +15,6 @@
 //!
 //! and is linked by this package's `link.ld` (its path is the build metadata `script`).
 #![no_std]
-#![cfg(target_os = "none")]
 
 mod end;
 mod entry;

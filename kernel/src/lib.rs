@@ -8,6 +8,7 @@
 //! | [`units`] | frames, addresses, sizes and identifiers as types |
 //! | [`port`] | what the kernel needs from a hypervisor, as small traits |
 //! | [`report`] | machine-readable records on the console |
+//! | [`boot_info`] | what the loader says, checked and copied out |
 //! | [`xen`] | those traits over real hypercalls; events, clock, console, xenstore |
 //!
 //! Everything but `arch` and the hypercall instruction builds and is tested on the host.
@@ -17,6 +18,7 @@
 extern crate std;
 
 pub mod arch;
+pub mod boot_info;
 pub mod port;
 pub mod report;
 pub mod units;
