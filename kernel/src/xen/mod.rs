@@ -3,6 +3,7 @@
 //! [`transport`] is the lower seam: registers in, register out. [`Xen`] marshals typed calls onto it and
 //! implements the ports of [`crate::port`], which are the upper seam.
 
+pub mod cpuid;
 pub mod shared;
 pub mod transport;
 

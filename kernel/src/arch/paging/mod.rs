@@ -5,6 +5,7 @@
 //! whoever changes a live table also invalidates the translation.
 
 pub mod space;
+pub mod window;
 
 use crate::units::{BLOCK_FRAMES, FRAME_SHIFT, FRAME_SIZE, Gfn, Order};
 use core::fmt;
@@ -166,9 +167,9 @@ impl<T: Tables> AddressSpace<T> {
         self.root
     }
 
-    /// Access to the tables.
-    pub const fn tables(&mut self) -> &mut T {
-        &mut self.tables
+    /// The access to the tables, for one who is done with the address space.
+    pub fn into_tables(self) -> T {
+        self.tables
     }
 
     /// Maps the page of `size` at `address` to the frames that begin at `frame`.

@@ -1,6 +1,7 @@
 //! Page tables on the host: the same code over a map of arrays.
 
 use super::space::{Plan, Segment, build};
+use super::window::{Window, WindowFull};
 use super::*;
 use crate::arch::layout::{DIRECT_MAP, KERNEL_BASE, WINDOW};
 use crate::boot_info::FrameRange;
@@ -150,14 +151,22 @@ fn overlapping_ram_is_refused() {
 }
 
 #[test]
-fn the_window_needs_no_memory_later() {
+fn the_window_needs_no_memory_and_ends_with_an_error() {
     let mut space = kernel(&[range(0, 0x800)], 100).unwrap();
     space.tables.left = 0;
-    for slot in 0..512 {
-        let address = WINDOW + slot * 4096;
-        space.map(address, Gfn::new(0xF_EFF8 + slot), Order::FRAME, Access::Write).unwrap();
+    let mut window = Window::new(space);
+    let first = window.map(Gfn::new(0xF_EFF8)).unwrap();
+    let second = window.map(Gfn::new(0xF_EFFF)).unwrap();
+    assert!(first > WINDOW && second > first);
+    assert_eq!(window.unmap(first), Some(Gfn::new(0xF_EFF8)));
+    assert_eq!(window.unmap(first), None, "twice");
+    assert_eq!(window.unmap(second + 8), None, "inside of a page");
+    assert_eq!(window.unmap(KERNEL_BASE + 0x10_0000), None, "not of the window");
+    assert_eq!(window.map(Gfn::new(5)), Ok(first), "room is used again");
+    for _ in 3..512 {
+        window.map(Gfn::new(5)).unwrap();
     }
-    assert_eq!(space.look_up(WINDOW + 4096 + 5).unwrap().frame, Gfn::new(0xF_EFF9));
+    assert_eq!(window.map(Gfn::new(5)), Err(WindowFull));
 }
 
 #[test]
