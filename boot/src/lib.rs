@@ -15,20 +15,22 @@
 //!
 //! and is linked by this package's `link.ld` (its path is the build metadata `script`).
 #![no_std]
-#![cfg(target_os = "none")]
 
 mod end;
 mod entry;
-mod epitaph;
+pub mod epitaph;
+pub mod fault;
+pub mod heap;
+mod image;
+mod machine;
+mod memory;
 pub mod output;
 mod stacks;
 mod start;
 
 pub use end::{Outcome, exit};
-
-/// What the machine turned out to be.
-#[derive(Debug)]
-pub struct Machine {}
+pub use machine::{Machine, OnXen};
+pub use stacks::{NamedStack, set_other_stacks};
 
 /// Names the function that runs once the machine is up: `fn(&'static Machine) -> Outcome`.
 #[macro_export]

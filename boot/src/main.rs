@@ -6,6 +6,7 @@ use ebb_boot::{Machine, Outcome};
 
 ebb_boot::entry!(main);
 
-fn main(_machine: &'static Machine) -> Outcome {
+fn main(machine: &'static Machine) -> Outcome {
+    log::info!("command line: {:?}", machine.boot_info().command_line());
     Outcome::Success
 }
