@@ -1,2 +1,3 @@
 //! Builds, runs and tests Ebb.
+mod test;
 fn main() {}
