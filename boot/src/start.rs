@@ -6,11 +6,11 @@ use crate::{end, epitaph, memory, output, stacks};
 use ebb::arch::descriptors::{Segments, TaskState};
 use ebb::arch::{cpu, interrupts};
 use ebb::boot_info::BootInfo;
-use ebb::port::{MapEntry, MemoryKind};
+use ebb::port::{MapEntry, MemoryOps};
 use ebb::units::PhysAddr;
 use ebb::xen::cpuid::{self, Processor};
 use ebb::xen::transport::Instruction;
-use ebb::xen::{Transport, Xen};
+use ebb::xen::Xen;
 use spin::once::Once;
 
 /// The first Rust code, on the boot stack and the bootstrap page tables, with the physical address of the start
@@ -69,8 +69,9 @@ fn find_hypervisor() -> Option<OnXen> {
         Ok(Some(detected)) => {
             // SAFETY: CPUID has shown Xen and the vendor.
             let instruction = unsafe { Instruction::new(detected.vendor) };
-            end::set_platform(end::Platform::Xen(instruction));
-            Some(OnXen { detected, xen: Xen::new(instruction) })
+            let xen = Xen::new(instruction);
+            end::set_platform(end::Platform::Xen(xen));
+            Some(OnXen { detected, xen })
         }
         Ok(None) => {
             end::set_platform(end::Platform::Bare);
@@ -104,7 +105,7 @@ fn mask_legacy_interrupts() {
 fn read_boot_info(at: PhysAddr, hypervisor: Option<&OnXen>) -> BootInfo {
     // SAFETY: the bootstrap page tables are in use, and the value does not outlive this function.
     let memory = unsafe { memory::Bootstrap::new() };
-    let ask = |entries: &mut [MapEntry]| memory_map(hypervisor?, entries);
+    let ask = |entries: &mut [MapEntry]| hypervisor?.xen.memory_map(entries).ok();
     let info = match BootInfo::read(&memory, at, ask) {
         Ok(info) => info,
         Err(error) => stop(format_args!("start info: {error}")),
@@ -120,35 +121,4 @@ fn read_boot_info(at: PhysAddr, hypervisor: Option<&OnXen>) -> BootInfo {
         log::warn!("{} entries of the memory map make no sense", warnings.entries_dropped);
     }
     info
-}
-
-/// XENMEM_memory_map (Xen: xen/include/public/memory.h), for start infos without one: hypercall 12, command 9, the
-/// capacity and the address of a list of packed 20-byte entries.
-fn memory_map(hypervisor: &OnXen, entries: &mut [MapEntry]) -> Option<usize> {
-    const MEMORY_OP: u32 = 12;
-    const MEMORY_MAP: u64 = 9;
-    #[repr(C)]
-    struct Request {
-        count: u32,
-        list: u64,
-    }
-    let mut list = [[0_u8; 20]; ebb::boot_info::MAX_ENTRIES];
-    let mut request = Request { count: list.len() as u32, list: (&raw mut list).expose_provenance() as u64 };
-    let argument = (&raw mut request).expose_provenance() as u64;
-    // SAFETY: the structure and the list that it points at live until the call returns, and the list is as long
-    // as the structure says.
-    let result = unsafe { hypervisor.xen.transport().call(MEMORY_OP, [MEMORY_MAP, argument, 0, 0, 0]) };
-    if result != 0 {
-        return None;
-    }
-    let list = list.get(..request.count as usize)?;
-    for (entry, bytes) in entries.get_mut(..list.len())?.iter_mut().zip(list) {
-        let long = |at: usize| bytes[at..].first_chunk().copied().map_or(0, u64::from_le_bytes);
-        let kind = match bytes[16] {
-            1 => MemoryKind::Ram,
-            other => MemoryKind::Other(u32::from(other)),
-        };
-        *entry = MapEntry { start: long(0), size: long(8), kind };
-    }
-    Some(list.len())
 }
