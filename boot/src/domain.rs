@@ -45,8 +45,7 @@ const BOOT_VCPU: VcpuId = VcpuId::new(0);
 /// The clock of this domain.
 pub type DomainClock = PvClock<'static, fn() -> u64>;
 /// Events, and waiting asleep with interrupts on.
-pub type Sleeping =
-    Joined<Xen<Instruction>, HaltWait<'static, DomainClock, Xen<Instruction>, Processor>>;
+pub type Sleeping = Joined<Xen<Instruction>, HaltWait<'static, DomainClock, Xen<Instruction>, Processor>>;
 /// Events, and waiting in the hypervisor, for contexts with interrupts off.
 pub(crate) type Polling = Joined<Xen<Instruction>, PollWait<DomainClock, Xen<Instruction>>>;
 
@@ -144,16 +143,8 @@ impl Domain {
         OWNED.insert(timer);
         step("timer port", channels.unmask(&xen, timer))?;
 
-        let mut domain = Self {
-            xen,
-            shared_info,
-            channels,
-            clock,
-            boot_ns,
-            timer,
-            console: None,
-            store: None,
-        };
+        let mut domain =
+            Self { xen, shared_info, channels, clock, boot_ns, timer, console: None, store: None };
         if matches!(console, ConsoleChoice::Auto | ConsoleChoice::Xen) {
             domain.console = domain.start_console(machine);
         }
