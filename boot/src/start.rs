@@ -8,9 +8,9 @@ use ebb::arch::{cpu, interrupts};
 use ebb::boot_info::BootInfo;
 use ebb::port::{MapEntry, MemoryOps};
 use ebb::units::PhysAddr;
+use ebb::xen::Xen;
 use ebb::xen::cpuid::{self, Processor};
 use ebb::xen::transport::Instruction;
-use ebb::xen::Xen;
 use spin::once::Once;
 
 /// The first Rust code, on the boot stack and the bootstrap page tables, with the physical address of the start
