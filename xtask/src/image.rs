@@ -46,7 +46,7 @@ on_crash = "preserve"
 ///
 /// If the image does not build or the files cannot be written.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let image = build::image()?;
+    let image = build::build(build::Image::Ebb)?.image;
     let out = paths::workspace().join(&args.out);
     std::fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
     let (kernel, config) = (out.join("ebb"), out.join("ebb.cfg"));

@@ -35,6 +35,8 @@ enum Command {
     /// and unpacked under the target directory; they are not installed and change nothing on this machine. The other
     /// commands do all this by themselves when it is needed.
     Setup(setup::Args),
+    /// Build an image, with the names of its functions for backtraces, and print its size by section.
+    Build(build::Args),
     /// Run the image as a guest of real Xen, or on bare QEMU, and show its console.
     ///
     /// By default QEMU boots Xen with a small dom0, which creates the guest; its console comes live, with the seconds
@@ -48,6 +50,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Setup(args) => setup::run(&args),
+        Command::Build(args) => args.run(),
         Command::Run(args) => run::run(&args),
         Command::Image(args) => image::run(&args),
     };

@@ -101,7 +101,7 @@ struct Summary {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let image = match &args.image {
         Some(image) => image.clone(),
-        None => build::image()?,
+        None => build::build(build::Image::Ebb)?.image,
     };
     let image_bytes =
         std::fs::metadata(&image).with_context(|| format!("no image {}", image.display()))?.len();

@@ -99,7 +99,9 @@ impl Watch {
         }
         let taken = match Record::parse(line) {
             Ok(record) => self.record(record),
-            Err(error) => Err(format!("{error}: {}", String::from_utf8_lossy(line).trim_start_matches('\u{1e}'))),
+            Err(error) => {
+                Err(format!("{error}: {}", String::from_utf8_lossy(line).trim_start_matches('\u{1e}')))
+            }
         };
         match taken {
             Ok(()) => ControlFlow::Continue(()),
@@ -155,7 +157,11 @@ impl Watch {
             }
             "done" => {
                 if record.number("ran") != Some(self.ended.len() as u64) {
-                    return Err(format!("guest says {:?} cases ran, {} ended", record.get("ran"), self.ended.len()));
+                    return Err(format!(
+                        "guest says {:?} cases ran, {} ended",
+                        record.get("ran"),
+                        self.ended.len()
+                    ));
                 }
                 self.done = true;
                 self.deadline = Instant::now() + BOOT_BOUND;
@@ -191,7 +197,12 @@ impl Watch {
 /// # Errors
 ///
 /// If a guest cannot be started, or the first boot does not even declare its cases.
-pub(crate) fn run(rung: Rung, guest: &mut dyn Guest, filter: Option<&str>, results: &mut Results) -> Result<()> {
+pub(crate) fn run(
+    rung: Rung,
+    guest: &mut dyn Guest,
+    filter: Option<&str>,
+    results: &mut Results,
+) -> Result<()> {
     let filter_option = filter.map(|filter| format!(" test.filter={filter}")).unwrap_or_default();
     let mut after: Option<String> = None;
     let declared = loop {
@@ -209,7 +220,12 @@ pub(crate) fn run(rung: Rung, guest: &mut dyn Guest, filter: Option<&str>, resul
             if after.as_ref() == Some(&id) {
                 bail!("the test image does not go on after {id}: {story}");
             }
-            results.add(Case { id: id.clone(), rung, outcome: Outcome::Failed(story), took: since.elapsed() });
+            results.add(Case {
+                id: id.clone(),
+                rung,
+                outcome: Outcome::Failed(story),
+                took: since.elapsed(),
+            });
             after = Some(id);
             continue;
         }

@@ -29,7 +29,12 @@ pub(crate) fn run(rung: Rung, packages: &[&str], filter: Option<&str>, results: 
         for name in list(&program)? {
             let id = format!("{}::{name}", program.title);
             if filter.is_none_or(|filter| id.contains(filter)) {
-                jobs.push(Job { id, program: program.path.clone(), name, directory: program.directory.clone() });
+                jobs.push(Job {
+                    id,
+                    program: program.path.clone(),
+                    name,
+                    directory: program.directory.clone(),
+                });
             }
         }
     }
