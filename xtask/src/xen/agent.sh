@@ -1,4 +1,5 @@
-# The host's hand in dom0. Commands come as lines on the port "control":
+# The host's hand in dom0. Commands come as lines on the last virtio-serial port, whose number is $ebb_control, from
+# Linux's command line:
 #
 #   run ID COMMAND      runs the shell command; several run at once
 #   off                 powers the machine off
@@ -11,31 +12,42 @@
 #
 # Command 0 is the machine's own: it "exits" when the agent is ready.
 
-# The device of the virtio-serial port with the given name.
-port() {
-    local entry name
-    for entry in /sys/class/virtio-ports/*; do
-        read -r name <"$entry/name" && [ "$name" = "$1" ] && echo "/dev/${entry##*/}" && return
-    done
-    return 1
+# Creates a domain from the configuration $1 and stays with it: prints what xl says of it, up to how it ended, and
+# connects its console to port $2 until the domain is gone. Ends when both are done.
+create() {
+    local line domid
+    xl create -F "$1" 2>&1 | {
+        while IFS= read -r line; do
+            echo "$line"
+            case $line in
+            *"(domid "*)
+                domid=${line#*"(domid "}
+                console "${domid%%)*}" "/dev/vport0p$2" &
+                ;;
+            esac
+        done
+        wait
+    }
 }
 
-# Connects the console of domain $1 to the port named $2, until the domain is gone. The terminal is xenconsoled's,
-# already raw; its name appears in xenstore when it is open.
+# Copies the console of domain $1 to the device $2, until the domain is gone. The terminal is xenconsoled's, already
+# raw; its name is in xenstore as soon as it is open, which is usually before the domain runs.
 console() {
-    local device tty watcher node=/local/domain/$1/console/tty events=/run/agent/console.$1
-    device=$(port "$2") || return 1
-    mkfifo "$events"
-    xenstore-watch "$node" >"$events" &
-    watcher=$!
-    while read -r _; do
-        tty=$(xenstore-read "$node" 2>/dev/null)
-        [ -c "$tty" ] && break
-        xenstore-exists "/local/domain/$1" || break
-    done <"$events"
-    kill $watcher
-    rm "$events"
-    [ -c "$tty" ] && cat "$tty" >"$device" 2>/dev/null
+    local tty watcher node=/local/domain/$1/console/tty events=/run/agent/console.$1
+    tty=$(xenstore-read "$node" 2>/dev/null)
+    if ! [ -c "$tty" ]; then
+        mkfifo "$events"
+        xenstore-watch "$node" >"$events" &
+        watcher=$!
+        while read -r _; do
+            tty=$(xenstore-read "$node" 2>/dev/null)
+            [ -c "$tty" ] && break
+            xenstore-exists "/local/domain/$1" || break
+        done <"$events"
+        kill $watcher
+        rm "$events"
+    fi
+    [ -c "$tty" ] && cat "$tty" >"$2" 2>/dev/null
 }
 
 frame() {
@@ -56,11 +68,11 @@ run() {
 }
 
 # Ports come one by one after their driver; /init has listened to the kernel's events since before.
-until control=$(port control); do
-    until read -r event && [ "$event" = SUBSYSTEM=virtio-ports ]; do :; done
+until [ -c "/dev/vport0p$ebb_control" ]; do
+    read -r event
 done </run/events
 kill "$listener"
-exec 3<>"$control"
+exec 3<>"/dev/vport0p$ebb_control"
 read -r uptime _ </proc/uptime
 echo "o 0 $uptime" >&3
 echo "exit 0 0" >&3

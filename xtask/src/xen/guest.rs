@@ -142,8 +142,7 @@ impl Ending {
 enum Raw {
     Bytes(Duration, Vec<u8>),
     Xl(String),
-    XlExit(i32),
-    ConsoleClosed,
+    Closed,
     Interrupted,
     Lost,
 }
@@ -181,7 +180,7 @@ pub(crate) struct Guest<'s> {
     last: Duration,
     xl: String,
     ended: Option<(Ending, Duration)>,
-    console_closed: bool,
+    closed: bool,
     log: PathBuf,
 }
 
@@ -204,14 +203,14 @@ impl<'s> Guest<'s> {
             last: Duration::ZERO,
             xl: String::new(),
             ended: None,
-            console_closed: false,
+            closed: false,
             log,
         };
         match guest.build(config) {
             Ok(()) => Ok(guest),
             Err(error) => {
-                // No process in dom0 has the port before the domain has a number.
-                if guest.domid == 0 {
+                // What creates it has ended and has let the port go.
+                if guest.closed {
                     guest.release_console();
                 }
                 Err(error)
@@ -235,10 +234,11 @@ impl<'s> Guest<'s> {
             *console.sink.lock().unwrap_or_else(PoisonError::into_inner) = Some(sink);
         }
         let owner = self.sender.clone();
-        agent.start(&format!("xl create -F {file}"), move |reply| {
+        let port = self.console.as_ref().map_or(0, |console| console.port);
+        agent.start(&format!("create {file} {port}"), move |reply| {
             let _ = owner.send(match reply {
                 Reply::Line(line) => Raw::Xl(line),
-                Reply::Exit(status) => Raw::XlExit(status),
+                Reply::Exit(_) => Raw::Closed,
                 Reply::Lost => Raw::Lost,
             });
         })?;
@@ -246,21 +246,18 @@ impl<'s> Guest<'s> {
         while self.domid == 0 {
             match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(Raw::Xl(line)) => self.note(&line),
-                Ok(Raw::XlExit(_)) => bail!("xl cannot create {}:\n{}", self.name, self.xl.trim_end()),
+                Ok(Raw::Closed) => {
+                    self.closed = true;
+                    bail!("xl cannot create {}:\n{}", self.name, self.xl.trim_end());
+                }
                 Ok(Raw::Lost) => {
                     return Err(self.session.explain("dom0 went away while it created the guest"));
                 }
-                Ok(Raw::Bytes(..) | Raw::ConsoleClosed | Raw::Interrupted) => {}
+                Ok(Raw::Bytes(..) | Raw::Interrupted) => {}
                 Err(_) => bail!("xl took more than {} s to create {}", CREATE_BOUND.as_secs(), self.name),
             }
         }
-        let owner = self.sender.clone();
-        let port = self.console.as_ref().map(|console| console.name.as_str()).unwrap_or_default();
-        agent.start(&format!("console {} {port}", self.domid), move |reply| {
-            if !matches!(reply, Reply::Line(_)) {
-                let _ = owner.send(Raw::ConsoleClosed);
-            }
-        })
+        Ok(())
     }
 
     /// The domain's number.
@@ -328,10 +325,7 @@ impl<'s> Guest<'s> {
                         self.ended = Some((ending, at));
                     }
                 }
-                Ok(Raw::XlExit(status)) => {
-                    bail!("xl left the guest with status {status}:\n{}", self.xl.trim_end())
-                }
-                Ok(Raw::ConsoleClosed) => self.console_closed = true,
+                Ok(Raw::Closed) => bail!("xl left the guest:\n{}", self.xl.trim_end()),
                 Ok(Raw::Interrupted) => return Ok(Event::Interrupted),
                 Ok(Raw::Lost) | Err(mpsc::RecvTimeoutError::Disconnected) => {
                     return Err(self.session.explain("dom0 went away under the guest"));
@@ -354,9 +348,9 @@ impl<'s> Guest<'s> {
         }
         // The port can be used again when the process that filled it has let it go.
         let deadline = Instant::now() + COMMAND_BOUND;
-        while !self.console_closed {
+        while !self.closed {
             match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(Raw::ConsoleClosed) => self.console_closed = true,
+                Ok(Raw::Closed) => self.closed = true,
                 Ok(Raw::Lost) => return Err(self.session.explain("dom0 went away under the guest")),
                 Ok(_) => {}
                 Err(_) => bail!("the console of {} did not close", self.name),
@@ -421,8 +415,8 @@ impl<'s> Guest<'s> {
         match raw {
             Raw::Bytes(at, bytes) => self.push(at, &bytes),
             Raw::Xl(line) => self.note(&line),
-            Raw::ConsoleClosed => self.console_closed = true,
-            Raw::XlExit(_) | Raw::Interrupted | Raw::Lost => {}
+            Raw::Closed => self.closed = true,
+            Raw::Interrupted | Raw::Lost => {}
         }
     }
 }

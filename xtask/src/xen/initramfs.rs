@@ -168,6 +168,15 @@ mod tests {
     }
 
     #[test]
+    fn the_scripts_are_scripts() {
+        for script in ["init.sh", "agent.sh"] {
+            let path = crate::paths::workspace().join("xtask/src/xen").join(script);
+            let status = std::process::Command::new("sh").arg("-n").arg(&path).status().unwrap();
+            assert!(status.success(), "{script}");
+        }
+    }
+
+    #[test]
     fn a_run_adds_to_the_base() {
         let directory = std::env::temp_dir().join(format!("ebb-initramfs-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();

@@ -41,16 +41,16 @@ impl Listeners {
         Ok(Self { names, paths, streams })
     }
 
-    /// QEMU's words for the ports. It runs in the directory of the sockets.
+    /// QEMU's words for the ports, which are `/dev/vport0p1` and so on in dom0. QEMU runs in the directory of the sockets.
     pub(super) fn words(&self) -> Vec<String> {
         let mut words =
             vec!["-device".into(), format!("virtio-serial-pci,max_ports={}", self.names.len() + 1)];
-        for name in &self.names {
+        for (number, name) in (1..).zip(&self.names) {
             words.extend([
                 "-chardev".into(),
                 format!("socket,id={name},path={name}"),
                 "-device".into(),
-                format!("virtserialport,chardev={name},name={name}"),
+                format!("virtserialport,nr={number},chardev={name},name={name}"),
             ]);
         }
         words
@@ -96,7 +96,7 @@ mod tests {
     fn streams_come_in_the_order_of_the_names() {
         let directory = directory("order");
         let listeners = Listeners::new(&directory, vec!["one".into(), "two".into()]).unwrap();
-        assert!(listeners.words().iter().any(|word| word == "virtserialport,chardev=two,name=two"));
+        assert!(listeners.words().iter().any(|word| word == "virtserialport,nr=2,chardev=two,name=two"));
         for name in ["two", "one"] {
             let mut stream = UnixStream::connect(directory.join(name)).unwrap();
             stream.write_all(name.as_bytes()).unwrap();

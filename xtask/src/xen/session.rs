@@ -31,7 +31,7 @@ const OFF_BOUND: Duration = Duration::from_secs(60);
 const XEN_LOG: &str = "xen.log";
 /// QEMU's own messages there.
 const QEMU_LOG: &str = "qemu.log";
-/// The control port's name; the consoles are `console0` and so on.
+/// The control port's name; the consoles are `console1` and so on.
 const CONTROL: &str = "control";
 
 /// Dom0 needs no emulated timer tests, crypto self-tests, page-table audits or security modules, and each costs
@@ -89,8 +89,8 @@ pub(super) struct Shared {
 /// A console port that no guest uses.
 #[derive(Debug)]
 pub(super) struct Console {
-    /// The port's name in dom0.
-    pub(super) name: String,
+    /// The port's number in dom0.
+    pub(super) port: usize,
     /// Who gets what comes through it.
     pub(super) sink: Arc<Mutex<Option<Sink>>>,
 }
@@ -116,9 +116,9 @@ impl Session {
         for (name, to) in [("xen", &kit.xen), ("linux", &kit.linux), (XEN_LOG, &out.join(XEN_LOG))] {
             symlink(to, work.0.join(name)).with_context(|| format!("cannot link {name}"))?;
         }
-        let console_names: Vec<String> =
-            (0..config.guests).map(|number| format!("console{number}")).collect();
-        let names = [CONTROL.to_owned()].into_iter().chain(console_names.iter().cloned()).collect();
+        // The control port is the last: when it is there, dom0 has them all.
+        let names =
+            (1..=config.guests).map(|port| format!("console{port}")).chain([CONTROL.to_owned()]).collect();
         let listeners = Listeners::new(&work.0, names)?;
         let accelerator = Accelerator::detect();
         let mut words = words(config);
@@ -131,14 +131,14 @@ impl Session {
             let _ = for_signals.send(Boot::Interrupted);
         });
         let mut streams =
-            listeners.accept(CONNECT_BOUND).map_err(|error| explain(&out, &error.to_string()))?.into_iter();
-        let control = streams.next().context("no control port")?;
+            listeners.accept(CONNECT_BOUND).map_err(|error| explain(&out, &error.to_string()))?;
+        let control = streams.pop().context("no control port")?;
         let agent = Agent::new(control.try_clone()?, control, move |reply| {
             let _ = sender.send(Boot::Agent(reply));
         })?;
         let mut consoles = Vec::new();
-        for (name, stream) in console_names.into_iter().zip(streams) {
-            consoles.push(Console { name, sink: read_console(stream)? });
+        for (port, stream) in (1..).zip(streams) {
+            consoles.push(Console { port, sink: read_console(stream)? });
         }
         let deadline = begun + BOOT_BOUND;
         loop {
@@ -249,7 +249,7 @@ fn words(config: &HostConfig) -> Vec<String> {
         "console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all conring_size=1M \
          dom0_mem={DOM0_MIB}M dom0_max_vcpus=1"
     );
-    let linux = format!("linux {LINUX_WORDS},initramfs");
+    let linux = format!("linux {LINUX_WORDS} ebb_control={},initramfs", config.guests + 1);
     let memory = format!("{}M", config.memory_mib);
     let cpus = config.cpus.to_string();
     let serial = format!("file:{XEN_LOG}");
