@@ -73,11 +73,14 @@ impl TimeInfo {
 
     /// System time when the counter shows `tsc`.
     ///
-    /// A counter that is behind the record (another processor's) counts as no time passed. A scale that makes
-    /// no sense saturates.
+    /// Ticks are counted modulo 2^64: until Xen's first calibration after the guest's counter began near zero,
+    /// the record lies *before* zero, at 2^64 minus something. (Taken for a time in the future, it stops the
+    /// clock for up to a second; seen on Xen 4.17.) A counter that is behind the record, because the record is
+    /// another processor's, counts as no time passed. A scale that makes no sense saturates.
     #[must_use]
     pub fn at(&self, tsc: u64) -> u64 {
-        let ticks = u128::from(tsc.saturating_sub(self.tsc_timestamp));
+        let passed = tsc.wrapping_sub(self.tsc_timestamp).cast_signed();
+        let ticks = u128::from(passed.max(0).cast_unsigned());
         // 64 bits of ticks by at most 31 to the left, times 32 bits: 127 bits.
         let shift = u32::from(self.shift.unsigned_abs()).min(if self.shift < 0 { 127 } else { 31 });
         let shifted = if self.shift < 0 { ticks >> shift } else { ticks << shift };
@@ -230,10 +233,17 @@ mod tests {
     }
 
     #[test]
+    fn a_record_from_before_the_counters_zero_counts_on() {
+        let info = TimeInfo { tsc_timestamp: 0_u64.wrapping_sub(400), ..PLAIN };
+        assert_eq!(info.at(0), 5_400);
+        assert_eq!(info.at(1_000), 6_400);
+    }
+
+    #[test]
     fn nonsense_saturates() {
         for shift in [i8::MIN, -65, -1, 0, 1, 32, 64, i8::MAX] {
             let info = TimeInfo { multiplier: u32::MAX, shift, ..PLAIN };
-            assert!(info.at(u64::MAX) >= PLAIN.system_time_ns);
+            assert!(info.at(u64::MAX >> 1) >= PLAIN.system_time_ns);
             assert_eq!(info.at(0), PLAIN.system_time_ns, "a counter behind the record");
         }
     }
