@@ -69,8 +69,8 @@ fn refusals_are_named() {
 fn an_error_of_an_unknown_name_is_an_error() {
     let machine = Machine::new();
     let mut store = client(&machine);
-    let header = Header { kind: Kind::ERROR, request: 0, transaction: 0, length: 6 };
-    let bytes = [&header.encode()[..], b"EWHAT\0"].concat();
+    let header = Header { kind: Kind::ERROR.0, req_id: 0, tx_id: 0, len: 6 };
+    let bytes = [&header.to_bytes()[..], b"EWHAT\0"].concat();
     machine.store.borrow_mut().inject_answer(GUEST, &bytes);
     assert_eq!(store.read("domid"), Err(StoreError::UnknownError("EWHAT".to_string())));
 }
@@ -346,8 +346,8 @@ fn a_transaction_that_times_out_inside_is_aborted() {
 }
 
 fn message(kind: u32, request: u32, length: u32, payload: &[u8]) -> Vec<u8> {
-    let header = Header { kind: Kind(kind), request, transaction: 0, length };
-    [&header.encode()[..], payload].concat()
+    let header = Header { kind, req_id: request, tx_id: 0, len: length };
+    [&header.to_bytes()[..], payload].concat()
 }
 
 #[test]
@@ -417,6 +417,7 @@ fn a_store_that_gave_up_is_known_and_can_be_won_back() {
     events(&machine, &mut store);
     // Somebody tramples on the ring.
     machine.store_page.u32(2052).store(9000, Ordering::Release);
+    machine.store.borrow_mut().signal(GUEST);
     machine.settle(1);
     assert_eq!(store.read("domid"), Err(StoreError::Closed(2)));
     store.reconnect().unwrap();

@@ -11,6 +11,7 @@
 
 mod client;
 mod events;
+mod exchange;
 mod ring;
 mod transaction;
 pub mod wire;
