@@ -313,6 +313,33 @@ fn a_request_that_is_half_sent_is_finished_before_the_next() {
 }
 
 #[test]
+fn a_request_that_did_not_begin_is_withdrawn() {
+    let machine = Machine::new();
+    let mut store = client(&machine);
+    store.set_timeout_ns(5_000_000);
+    machine.store.borrow_mut().behaviour(GUEST).silent = true;
+    // Header, path and value fill the ring exactly.
+    assert_eq!(store.write("data/full", &[b'x'; 1024 - 16 - 10]), Err(StoreError::Timeout));
+    assert_eq!(store.write("data/never", b"1"), Err(StoreError::Timeout));
+    machine.store.borrow_mut().behaviour(GUEST).silent = false;
+    assert_eq!(store.directory("data"), Ok(vec!["full".to_string()]));
+}
+
+#[test]
+fn a_store_that_waits_for_room_is_told_of_it() {
+    let machine = Machine::new();
+    let mut store = client(&machine);
+    store.watch("data", "t").unwrap();
+    events(&machine, &mut store);
+    for number in 0..50 {
+        machine.store.borrow_mut().set(&format!("{HOME}/data/a-name-of-some-length-{number}"), "");
+    }
+    // The ring is full, and the store asleep.
+    machine.settle(5);
+    assert_eq!(events(&machine, &mut store).len(), 50);
+}
+
+#[test]
 fn a_transaction_whose_start_was_late_is_aborted() {
     let machine = Machine::new();
     let mut store = client(&machine);
@@ -388,14 +415,18 @@ fn an_unreadable_event_means_read_everything() {
 fn a_message_of_impossible_length_ends_the_connection_until_it_is_made_anew() {
     let machine = Machine::new();
     let mut store = client(&machine);
-    machine.store.borrow_mut().inject_answer(GUEST, &message(2, 0, u32::MAX, b""));
     let broken = StoreError::Broken("a message longer than the protocol allows");
-    assert_eq!(store.read("domid"), Err(broken.clone()));
-    assert_eq!(store.read("domid"), Err(broken.clone()));
-    assert!(broken.is_fatal());
-    assert_eq!(store.poll(), Err(broken));
-    store.reconnect().unwrap();
-    assert_eq!(store.read_text("domid"), Ok("7".to_string()));
+    for length in [4097, u32::MAX] {
+        machine.store.borrow_mut().inject_answer(GUEST, &message(2, 0, length, b""));
+        assert_eq!(store.read("domid"), Err(broken.clone()));
+        assert_eq!(store.read("domid"), Err(broken.clone()));
+        assert!(broken.is_fatal());
+        assert_eq!(store.poll(), Err(broken.clone()));
+        store.reconnect().unwrap();
+        assert_eq!(store.read_text("domid"), Ok("7".to_string()));
+    }
+    machine.store.borrow_mut().inject_answer(GUEST, &message(2, 0, 4096, &[b'x'; 4096]));
+    assert_eq!(store.read("domid"), Ok(vec![b'x'; 4096]), "the longest that is allowed");
 }
 
 #[test]

@@ -275,12 +275,21 @@ mod tests {
 
     #[test]
     fn a_reader_never_sees_half_a_record() {
+        // As `record`, with time to look in between.
+        let slowly = |page: SharedPage, info: TimeInfo| {
+            let version = page.u32(AT).load(Ordering::Relaxed);
+            page.u32(AT).store(version + 1, Ordering::Release);
+            page.u64(AT + 8).store(info.tsc_timestamp, Ordering::Release);
+            std::thread::yield_now();
+            page.u64(AT + 16).store(info.system_time_ns, Ordering::Release);
+            page.u32(AT).store(version + 2, Ordering::Release);
+        };
         let page = SharedPage::leaked();
         record(page, PLAIN);
         std::thread::scope(|scope| {
             let writer = scope.spawn(|| {
-                for n in 0..20_000u64 {
-                    record(page, TimeInfo { tsc_timestamp: n, system_time_ns: n * 3, ..PLAIN });
+                for n in 0..400u64 {
+                    slowly(page, TimeInfo { tsc_timestamp: n, system_time_ns: n * 3, ..PLAIN });
                 }
             });
             while !writer.is_finished() {

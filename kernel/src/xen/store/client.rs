@@ -213,7 +213,7 @@ impl<P: EventOps + Wait> Store<P> {
     ///
     /// That of a broken connection.
     pub fn poll(&mut self) -> Result<(), StoreError> {
-        self.look().map(|_| ())
+        self.look()
     }
 
     /// The next event that has come. Looks at what is queued only: [`poll`](Self::poll) first.
@@ -228,16 +228,14 @@ impl<P: EventOps + Wait> Store<P> {
     /// That of a broken connection.
     pub fn wait_event(&mut self, deadline_ns: u64) -> Result<Option<WatchEvent>, StoreError> {
         loop {
-            let more = self.look()?;
+            self.look()?;
             if let Some(event) = self.events.pop() {
                 return Ok(Some(event));
             }
             if self.platform.now_ns() >= deadline_ns {
                 return Ok(None);
             }
-            if !more {
-                self.platform.wait(self.port, deadline_ns);
-            }
+            self.platform.wait(self.port, deadline_ns);
         }
     }
 

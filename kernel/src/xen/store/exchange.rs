@@ -20,22 +20,20 @@ impl<P: EventOps + Wait> Store<P> {
         ready: impl Fn(&mut Self) -> Option<R>,
     ) -> Result<R, StoreError> {
         loop {
-            let more = self.look()?;
+            self.look()?;
             if let Some(result) = ready(self) {
                 return Ok(result);
             }
             if self.platform.now_ns() >= deadline_ns {
                 return Err(StoreError::Timeout);
             }
-            if !more {
-                self.platform.wait(self.port, deadline_ns);
-            }
+            self.platform.wait(self.port, deadline_ns);
         }
     }
 
-    /// Moves bytes both ways until nothing moves, and answers whether it stopped before that. After an error
-    /// that cannot be mended, that error again, and nothing is touched.
-    pub(super) fn look(&mut self) -> Result<bool, StoreError> {
+    /// Moves bytes both ways until nothing moves, or for a while: what the store adds meanwhile, it signals. After
+    /// an error that cannot be mended, that error again, and nothing is touched.
+    pub(super) fn look(&mut self) -> Result<(), StoreError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
@@ -43,10 +41,10 @@ impl<P: EventOps + Wait> Store<P> {
         moved.inspect_err(|error| self.failed = Some(error.clone()))
     }
 
-    fn transfer(&mut self) -> Result<bool, StoreError> {
+    fn transfer(&mut self) -> Result<(), StoreError> {
         if !self.ring.is_connected() {
             self.reconnecting = true;
-            return Ok(false);
+            return Ok(());
         }
         if core::mem::take(&mut self.reconnecting) {
             self.start_over();
@@ -65,11 +63,8 @@ impl<P: EventOps + Wait> Store<P> {
             if self.dispatch_if_whole()? {
                 messages += 1;
             }
-            if messages == MESSAGES_PER_LOOK {
-                break Ok(true);
-            }
-            if !sent && received == 0 {
-                break Ok(false);
+            if messages == MESSAGES_PER_LOOK || (!sent && received == 0) {
+                break Ok(());
             }
         };
         if moved {
