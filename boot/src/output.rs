@@ -77,9 +77,42 @@ static SINK: SpinMutex<&'static dyn Sink> = SpinMutex::new(&DebugPort);
 /// Held by whoever prints a line.
 static CONSOLE: SpinMutex<()> = SpinMutex::new(());
 
-/// Sends all text to `sink` from now on.
+/// How much early text is kept.
+const EARLY_BYTES: usize = 2048;
+
+/// Text from before there was a console, which only those see who watch the debug port.
+struct Early {
+    text: [u8; EARLY_BYTES],
+    length: usize,
+    /// There is a console: nothing is kept any more.
+    over: bool,
+}
+
+static EARLY: SpinMutex<Early> = SpinMutex::new(Early { text: [0; EARLY_BYTES], length: 0, over: false });
+
+impl Early {
+    /// Keeps as much as fits.
+    fn keep(&mut self, text: &[u8]) {
+        if self.over {
+            return;
+        }
+        let room = &mut self.text[self.length..];
+        let count = room.len().min(text.len());
+        room[..count].copy_from_slice(&text[..count]);
+        self.length += count;
+    }
+}
+
+/// Sends all text to `sink` from now on, and first the text from before there was any.
 pub fn attach(sink: &'static dyn Sink) {
-    without_interrupts(|| *SINK.lock() = sink);
+    without_interrupts(|| {
+        let mut early = EARLY.lock();
+        if !early.over {
+            sink.write(&early.text[..early.length]);
+            early.over = true;
+        }
+        *SINK.lock() = sink;
+    });
 }
 
 /// The sink in use; the debug port if it is being replaced this very moment by somebody who does not finish.
@@ -95,13 +128,50 @@ fn sink() -> &'static dyn Sink {
     })
 }
 
-/// Formats into a sink.
-struct Text(&'static dyn Sink);
+/// Longest piece of a line that is written at once.
+const LINE_BYTES: usize = 256;
+
+/// Formats into a sink, line by line: a formatted line comes in many pieces, and each write to the console ring
+/// wakes a daemon in dom0.
+struct Text {
+    sink: &'static dyn Sink,
+    line: [u8; LINE_BYTES],
+    length: usize,
+}
+
+impl Text {
+    fn to(sink: &'static dyn Sink) -> Self {
+        Self { sink, line: [0; LINE_BYTES], length: 0 }
+    }
+
+    fn flush(&mut self) {
+        let line = &self.line[..self.length];
+        if let Some(mut early) = EARLY.try_lock() {
+            early.keep(line);
+        }
+        self.sink.write(line);
+        self.length = 0;
+    }
+}
 
 impl fmt::Write for Text {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0.write(text.as_bytes());
+        for byte in text.bytes() {
+            self.line[self.length] = byte;
+            self.length += 1;
+            if byte == b'\n' || self.length == LINE_BYTES {
+                self.flush();
+            }
+        }
         Ok(())
+    }
+}
+
+impl Drop for Text {
+    fn drop(&mut self) {
+        if self.length > 0 {
+            self.flush();
+        }
     }
 }
 
@@ -111,13 +181,19 @@ impl fmt::Write for Text {
 pub fn with_console<R>(print: impl FnOnce(&mut dyn fmt::Write) -> R) -> R {
     without_interrupts(|| {
         let _held = CONSOLE.lock();
-        print(&mut Text(sink()))
+        print(&mut Text::to(sink()))
     })
+}
+
+/// Writes a record for the harness; see [`ebb::report`].
+pub fn report(kind: &str, fields: &[(&str, &dyn fmt::Display)]) {
+    // A sink never fails.
+    let _ = with_console(|out| ebb::report::write(out, kind, fields));
 }
 
 /// Text that does not wait for whoever holds the console: it may be the code that just failed.
 pub(crate) fn unheld() -> impl fmt::Write {
-    Text(sink())
+    Text::to(sink())
 }
 
 static CLOCK: Once<fn() -> u64> = Once::new();

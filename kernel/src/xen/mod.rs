@@ -6,6 +6,7 @@
 mod call;
 pub mod clock;
 pub mod console;
+pub mod cpuid;
 pub mod events;
 pub mod shared;
 pub mod shutdown;

@@ -2,10 +2,28 @@
 #![no_std]
 #![no_main]
 
-use ebb_boot::{Machine, Outcome};
+use ebb_boot::{Machine, Outcome, fault};
 
 ebb_boot::entry!(main);
 
-fn main(_machine: &'static Machine) -> Outcome {
+/// The faults on purpose, as the command line names them.
+const FAULTS: [(&str, fn()); 6] = [
+    ("null_read", fault::null_read),
+    ("overflow_stack", fault::overflow_stack),
+    ("panic", fault::panic),
+    ("write_text", fault::write_text),
+    ("write_text_alias", fault::write_text_alias),
+    ("execute_data", fault::execute_data),
+];
+
+fn main(machine: &'static Machine) -> Outcome {
+    let wanted = machine.boot_info().command_line().split(' ').find_map(|word| word.strip_prefix("fault="));
+    if let Some(wanted) = wanted {
+        match FAULTS.iter().find(|(name, _)| *name == wanted) {
+            Some((_, fault)) => fault(),
+            None => log::error!("no fault is called {wanted:?}"),
+        }
+        return Outcome::Failure;
+    }
     Outcome::Success
 }

@@ -27,6 +27,8 @@ use xen_abi::Errno;
 /// Why a request did not do what was asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum StoreError {
+    /// The toolstack gave this domain no store.
+    Absent,
     /// The store answered with an error.
     Refused(Errno),
     /// The store answered with an error whose name nobody knows.
@@ -60,6 +62,7 @@ impl StoreError {
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Absent => f.write_str("there is none"),
             Self::Refused(error) => write!(f, "xenstore answered {error}"),
             Self::UnknownError(name) => write!(f, "xenstore answered an unknown error {name:?}"),
             Self::Timeout => f.write_str("xenstore did not answer in time"),
