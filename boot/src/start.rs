@@ -16,6 +16,13 @@ use spin::once::Once;
 /// The first Rust code, on the boot stack and the bootstrap page tables, with the physical address of the start
 /// info.
 pub(crate) extern "C" fn start(start_info: u64) -> ! {
+    let machine = bring_up(PhysAddr::new(start_info));
+    end::exit(crate::ebb_main(machine))
+}
+
+/// Everything before the main function. Not part of [`start`], whose frame stays on the stack for good.
+#[inline(never)]
+fn bring_up(start_info: PhysAddr) -> &'static Machine {
     catch_exceptions();
     let hypervisor = find_hypervisor();
     start_console(hypervisor.is_some());
@@ -28,7 +35,7 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
         None => log::info!("no Xen: memory stays as it is"),
     }
 
-    let boot_info = read_boot_info(PhysAddr::new(start_info), hypervisor.as_ref());
+    let boot_info = read_boot_info(start_info, hypervisor.as_ref());
     let ram = boot_info.ram().frames();
     // SAFETY: the one call, on the bootstrap page tables, alone; the start info has been copied.
     let memory = match unsafe { memory::set_up(&boot_info) } {
@@ -38,11 +45,10 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
     log::info!("{} of RAM, {} free", ram.to_kib(), memory.free.frames().to_kib());
 
     static MACHINE: Once<Machine> = Once::new();
-    let machine = MACHINE.call_once(|| {
+    MACHINE.call_once(|| {
         // SAFETY: just activated; what is free is what the page tables and the heap left; once.
         unsafe { Machine::new(boot_info, hypervisor, memory.free, memory.root) }
-    });
-    end::exit(crate::ebb_main(machine))
+    })
 }
 
 /// Ends the machine for a reason that is not ours to report as a bug.
