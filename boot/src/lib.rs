@@ -16,6 +16,10 @@
 //! and is linked by this package's `link.ld` (its path is the build metadata `script`).
 #![no_std]
 
+extern crate alloc;
+
+pub mod check;
+mod clock;
 mod end;
 mod entry;
 pub mod epitaph;

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "each of these steps happens once, in this order")]
 
 use crate::machine::{Machine, OnXen};
-use crate::{end, epitaph, memory, output, stacks};
+use crate::{clock, end, epitaph, memory, output, stacks};
 use ebb::arch::descriptors::{Segments, TaskState};
 use ebb::arch::{cpu, interrupts};
 use ebb::boot_info::BootInfo;
@@ -25,6 +25,7 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
 fn bring_up(start_info: PhysAddr) -> &'static Machine {
     catch_exceptions();
     let hypervisor = find_hypervisor();
+    clock::start(hypervisor.as_ref().map(|found| &found.detected));
     start_console(hypervisor.is_some());
     log::info!("ebb {}", env!("CARGO_PKG_VERSION"));
     match hypervisor {
