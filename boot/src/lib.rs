@@ -16,6 +16,10 @@
 //! and is linked by this package's `link.ld` (its path is the build metadata `script`).
 #![no_std]
 
+extern crate alloc;
+
+pub mod check;
+mod clock;
 pub mod domain;
 mod end;
 mod entry;

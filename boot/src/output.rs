@@ -198,7 +198,9 @@ pub(crate) fn unheld() -> impl fmt::Write {
 
 static CLOCK: Once<fn() -> u64> = Once::new();
 
-/// Stamps log lines with `clock`, in nanoseconds since boot, from now on. Only the first call counts.
+/// Stamps log lines with `clock`, in nanoseconds since boot, from now on: until then, with a clock of our own.
+///
+/// It must be usable with interrupts off. Only the first call counts.
 pub fn set_clock(clock: fn() -> u64) {
     CLOCK.call_once(|| clock);
 }
@@ -222,7 +224,7 @@ impl log::Log for Logger {
             log::Level::Debug => "debug",
             log::Level::Trace => "trace",
         };
-        let now_us = CLOCK.get().map_or(0, |clock| clock()) / 1000;
+        let now_us = CLOCK.get().map_or_else(crate::clock::now_ns, |clock| clock()) / 1000;
         let (seconds, micros) = (now_us / 1_000_000, now_us % 1_000_000);
         // A sink never fails.
         let _ = with_console(|out| writeln!(out, "[{seconds:5}.{micros:06}] {level}: {}", record.args()));
