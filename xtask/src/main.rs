@@ -13,8 +13,8 @@ mod setup;
 mod test;
 mod xen;
 
-use anyhow::Result;
 use clap::{Parser, Subcommand};
+use std::process::ExitCode;
 
 /// Builds, runs and tests Ebb.
 ///
@@ -47,11 +47,18 @@ enum Command {
     Image(image::Args),
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
         Command::Setup(args) => setup::run(&args),
         Command::Build(args) => args.run(),
         Command::Run(args) => run::run(&args),
         Command::Image(args) => image::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

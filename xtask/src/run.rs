@@ -68,7 +68,7 @@ pub(crate) struct Args {
 struct Summary {
     on: Platform,
     accelerator: &'static str,
-    /// `poweroff` and so on; `hung` if it did not stop when it should.
+    /// `poweroff` and so on; `hung` if it did not stop when it should; else what went wrong with the host.
     outcome: String,
     /// Whether it ended as it should.
     ok: bool,
@@ -80,7 +80,7 @@ struct Summary {
     lifetime_ms: Option<u64>,
     /// From power-on until dom0 obeyed.
     dom0_ready_ms: Option<u64>,
-    /// The whole run, without building and setup.
+    /// The whole run, without building the image.
     total_ms: u64,
     xen_version: Option<String>,
     memory_mib: u32,
@@ -129,14 +129,21 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         logs: Vec::new(),
     };
     interrupt::install()?;
-    match args.on {
-        Platform::Xen => on_xen(args, &image, &out, &mut summary)?,
-        Platform::Qemu => on_qemu(args, &image, &out, &mut summary)?,
+    let begun = Instant::now();
+    let result = match args.on {
+        Platform::Xen => on_xen(args, &image, &out, &mut summary),
+        Platform::Qemu => on_qemu(args, &image, &out, &mut summary),
+    };
+    summary.total_ms = millis(begun.elapsed());
+    if let Err(error) = &result {
+        summary.ok = false;
+        summary.outcome = format!("{error:#}");
     }
     let json = serde_json::to_vec_pretty(&summary)?;
     for path in [Some(out.join("summary.json")), args.json.clone()].into_iter().flatten() {
         std::fs::write(&path, &json).with_context(|| format!("cannot write {}", path.display()))?;
     }
+    result?;
     let emulated = if summary.accelerator == "tcg" {
         "; times are QEMU's emulation's, good to compare only"
     } else {
@@ -186,7 +193,6 @@ impl Listener {
 
 fn on_xen(args: &Args, image: &Path, out: &Path, summary: &mut Summary) -> Result<()> {
     let kit = setup::ensure()?;
-    let begun = Instant::now();
     let mut host = HostConfig::for_guests(out, summary.maxmem_mib, 1);
     host.files.push((KERNEL.into(), image.to_path_buf()));
     let session = Session::boot(&kit, &host)?;
@@ -254,13 +260,11 @@ fn on_xen(args: &Args, image: &Path, out: &Path, summary: &mut Summary) -> Resul
     }
     guest.destroy()?;
     session.power_off()?;
-    summary.total_ms = millis(begun.elapsed());
     Ok(())
 }
 
 fn on_qemu(args: &Args, image: &Path, out: &Path, summary: &mut Summary) -> Result<()> {
     setup::ensure_qemu()?;
-    let begun = Instant::now();
     let mut guest = BareGuest::start(&BareConfig {
         out: out.to_path_buf(),
         name: "ebb".into(),
@@ -289,7 +293,6 @@ fn on_qemu(args: &Args, image: &Path, out: &Path, summary: &mut Summary) -> Resu
         Some(BareEnding::Silent(what)) => what,
         None => "hung".into(),
     };
-    summary.total_ms = millis(begun.elapsed());
     Ok(())
 }
 

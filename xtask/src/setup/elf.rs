@@ -131,7 +131,7 @@ fn parse(data: &[u8]) -> object::Result<Links> {
     let mut needed = Vec::new();
     if let Some((entries, strings)) = sections.dynamic(endian, data)? {
         let strings = sections.strings(endian, data, strings)?;
-        for entry in entries.iter().filter(|entry| entry.d_tag(endian) == i64::from(DT_NEEDED)) {
+        for entry in entries.iter().filter(|entry| entry.d_tag(endian) == DT_NEEDED) {
             needed.push(String::from_utf8_lossy(entry.string(endian, strings)?).into_owned());
         }
     }

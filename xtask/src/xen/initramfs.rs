@@ -176,7 +176,7 @@ mod tests {
         std::fs::write(&image, b"the image").unwrap();
         write(&run, &base, &[("/guests/image".to_owned(), image.clone())]).unwrap();
         let bytes = std::fs::read(&run).unwrap();
-        assert_eq!(&bytes[..14], b"base!\0\0\0070701");
+        assert_eq!(bytes[..14], *b"base!\x00\x00\x00070701");
         assert!(String::from_utf8_lossy(&bytes).contains("guests/image\0"));
         assert!(write(&run, &base, &[("image".to_owned(), image.clone())]).is_err(), "a relative path");
         assert!(
