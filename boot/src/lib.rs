@@ -56,7 +56,7 @@ mod main_function {
     use crate::{Machine, Outcome};
 
     unsafe extern "Rust" {
-        /// Defined by [`entry!`](crate::entry), whose types make it this function.
+        /// Defined by [`entry!`](macro@crate::entry), whose types make it this function.
         pub(crate) safe fn ebb_main(machine: &'static Machine) -> Outcome;
     }
 }

@@ -57,18 +57,25 @@ impl Serial {
     }
 }
 
+/// How often a byte is offered to a port that does not take it; at 115200 baud one takes less than 0.1 ms.
+const PATIENCE: u32 = 100_000;
+
 impl Sink for Serial {
     fn write(&self, text: &[u8]) {
-        if let Some(mut device) = Self::device() {
-            for line in text.split_inclusive(|byte| *byte == b'\n') {
-                match line.split_last() {
-                    Some((b'\n', rest)) => {
-                        device.send_bytes_exact(rest);
-                        device.send_bytes_exact(b"\r\n");
-                    }
-                    _ => device.send_bytes_exact(line),
+        let Some(mut device) = Self::device() else { return };
+        let mut send = |byte| {
+            for _ in 0..PATIENCE {
+                if device.try_send_byte(byte).is_ok() {
+                    return;
                 }
+                core::hint::spin_loop();
             }
+        };
+        for byte in text {
+            if *byte == b'\n' {
+                send(b'\r');
+            }
+            send(*byte);
         }
     }
 }
