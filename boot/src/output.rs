@@ -80,17 +80,19 @@ impl Sink for Serial {
     }
 }
 
-static SINK: SpinMutex<&'static dyn Sink> = SpinMutex::new(&DebugPort);
+/// What has replaced the debug port.
+static SINK: SpinMutex<Option<&'static dyn Sink>> = SpinMutex::new(None);
 /// Held by whoever prints a line.
 static CONSOLE: SpinMutex<()> = SpinMutex::new(());
 
 /// Sends all text to `sink` from now on.
 pub fn attach(sink: &'static dyn Sink) {
-    without_interrupts(|| *SINK.lock() = sink);
+    without_interrupts(|| *SINK.lock() = Some(sink));
 }
 
-/// The sink in use; the debug port if it is being replaced this very moment by somebody who does not finish.
-fn sink() -> &'static dyn Sink {
+/// The sink that has replaced the debug port; none also if it is being replaced this very moment by somebody who
+/// does not finish.
+fn attached() -> Option<&'static dyn Sink> {
     without_interrupts(|| {
         for _ in 0..100_000 {
             if let Some(sink) = SINK.try_lock() {
@@ -98,7 +100,7 @@ fn sink() -> &'static dyn Sink {
             }
             core::hint::spin_loop();
         }
-        &DebugPort as &dyn Sink
+        None
     })
 }
 
@@ -118,13 +120,27 @@ impl fmt::Write for Text {
 pub fn with_console<R>(print: impl FnOnce(&mut dyn fmt::Write) -> R) -> R {
     without_interrupts(|| {
         let _held = CONSOLE.lock();
-        print(&mut Text(sink()))
+        print(&mut Text(attached().unwrap_or(&DebugPort)))
     })
 }
 
-/// Text that does not wait for whoever holds the console: it may be the code that just failed.
+/// Text that does not wait for whoever holds the console, who may be the code that just failed; and that goes to
+/// the debug port too, because what has replaced it may be broken.
 pub(crate) fn unheld() -> impl fmt::Write {
-    Text(sink())
+    Everywhere(attached())
+}
+
+/// Formats into a sink, if there is one, and into the debug port.
+struct Everywhere(Option<&'static dyn Sink>);
+
+impl fmt::Write for Everywhere {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        DebugPort.write(text.as_bytes());
+        if let Some(sink) = self.0 {
+            sink.write(text.as_bytes());
+        }
+        Ok(())
+    }
 }
 
 static CLOCK: Once<fn() -> u64> = Once::new();
