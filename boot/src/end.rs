@@ -14,6 +14,8 @@ pub enum Outcome {
     Success,
     /// Not: `crash` under Xen, exit status 35 of QEMU.
     Failure,
+    /// To start anew: `reboot` under Xen; QEMU, told to exit, has nothing else, so as a success.
+    Reboot,
 }
 
 /// What can end the machine.
@@ -26,28 +28,38 @@ pub(crate) enum Platform {
 }
 
 static PLATFORM: Once<Platform> = Once::new();
+static LAST: Once<fn()> = Once::new();
 
 /// Remembers how to end the machine.
 pub(crate) fn set_platform(platform: Platform) {
     PLATFORM.call_once(|| platform);
 }
 
+/// Has `last` called just before the end, to get text out. It must be bounded, and work in any context.
+pub(crate) fn set_last(last: fn()) {
+    LAST.call_once(|| last);
+}
+
 /// Ends the machine, from any context.
 ///
 /// Without a device or a hypervisor that takes notice, the processor halts.
 pub fn exit(outcome: Outcome) -> ! {
+    if let Some(last) = LAST.get() {
+        last();
+    }
     match PLATFORM.get() {
         Some(Platform::Xen(xen)) => {
             let reason = match outcome {
                 Outcome::Success => ShutdownReason::Poweroff,
                 Outcome::Failure => ShutdownReason::Crash,
+                Outcome::Reboot => ShutdownReason::Reboot,
             };
             // If Xen refuses there is nobody left to tell: the last processor that halts ends the domain.
             let _refused = xen.shutdown(reason);
         }
         Some(Platform::Bare) => {
             let code = match outcome {
-                Outcome::Success => 0x10,
+                Outcome::Success | Outcome::Reboot => 0x10,
                 Outcome::Failure => 0x11,
             };
             // SAFETY: the exit device of QEMU, which ends the machine, or nothing, listens there.

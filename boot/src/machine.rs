@@ -1,6 +1,7 @@
 //! What the machine turned out to be.
 #![expect(unsafe_code, reason = "the window's page table")]
 
+use crate::domain::Domain;
 use core::ptr::NonNull;
 use ebb::arch::paging::window::{Window, WindowFull};
 use ebb::arch::paging::{AddressSpace, Mapping};
@@ -11,6 +12,7 @@ use ebb::xen::Xen;
 use ebb::xen::cpuid::Detected;
 use ebb::xen::transport::Instruction;
 use spin::mutex::SpinMutex;
+use spin::once::Once;
 use x86_64::instructions::interrupts::without_interrupts;
 
 /// Xen, as found.
@@ -30,6 +32,7 @@ pub struct Machine {
     free: RamMap,
     root: Gfn,
     window: SpinMutex<Window<DirectTables<Nothing>>>,
+    domain: Once<Domain>,
 }
 
 /// The window's table exists already, so it never asks.
@@ -56,7 +59,7 @@ impl Machine {
         // SAFETY: the direct map covers the tables, and of them only the window's is changed, under the lock.
         let tables = unsafe { DirectTables::new(Nothing) };
         let window = SpinMutex::new(Window::new(AddressSpace::from_root(root, tables)));
-        Self { boot_info, hypervisor, free, root, window }
+        Self { boot_info, hypervisor, free, root, window, domain: Once::new() }
     }
 
     /// What the loader said.
@@ -69,6 +72,17 @@ impl Machine {
     #[must_use]
     pub fn hypervisor(&self) -> Option<&OnXen> {
         self.hypervisor.as_ref()
+    }
+
+    /// The services of a domU, if this is one.
+    #[must_use]
+    pub fn domain(&self) -> Option<&Domain> {
+        self.domain.get()
+    }
+
+    /// Adds the services, once they are up.
+    pub(crate) fn set_domain(&self, domain: Domain) {
+        self.domain.call_once(|| domain);
     }
 
     /// RAM that boot left free, for the frame allocator to own: not the image, the modules, frame 0, the page

@@ -85,9 +85,50 @@ static SINK: SpinMutex<Option<&'static dyn Sink>> = SpinMutex::new(None);
 /// Held by whoever prints a line.
 static CONSOLE: SpinMutex<()> = SpinMutex::new(());
 
-/// Sends all text to `sink` from now on.
+/// How much early text is kept.
+const EARLY_BYTES: usize = 2048;
+
+/// Text from before there was a console, which only those see who watch the debug port.
+struct Early {
+    text: [u8; EARLY_BYTES],
+    length: usize,
+    /// There is a console: nothing is kept any more.
+    over: bool,
+}
+
+static EARLY: SpinMutex<Early> = SpinMutex::new(Early { text: [0; EARLY_BYTES], length: 0, over: false });
+
+impl Early {
+    /// Keeps as much as fits.
+    fn keep(&mut self, text: &[u8]) {
+        if self.over {
+            return;
+        }
+        let room = &mut self.text[self.length..];
+        let count = room.len().min(text.len());
+        room[..count].copy_from_slice(&text[..count]);
+        self.length += count;
+    }
+}
+
+/// Sends all text to `sink` from now on, and first the text from before there was any.
 pub fn attach(sink: &'static dyn Sink) {
-    without_interrupts(|| *SINK.lock() = Some(sink));
+    without_interrupts(|| {
+        let mut early = EARLY.lock();
+        if !early.over {
+            sink.write(&early.text[..early.length]);
+            early.over = true;
+        }
+        *SINK.lock() = Some(sink);
+    });
+}
+
+/// Stays with the debug port, or goes back to it.
+pub(crate) fn attach_debug_port() {
+    without_interrupts(|| {
+        EARLY.lock().over = true;
+        *SINK.lock() = None;
+    });
 }
 
 /// The sink that has replaced the debug port; none also if it is being replaced this very moment by somebody who
@@ -104,13 +145,58 @@ fn attached() -> Option<&'static dyn Sink> {
     })
 }
 
-/// Formats into a sink.
-struct Text(&'static dyn Sink);
+/// Longest piece of a line that is written at once.
+const LINE_BYTES: usize = 256;
+
+/// Formats into a sink, line by line: a formatted line comes in many pieces, and each write to the console ring
+/// wakes a daemon in dom0.
+struct Text {
+    /// The debug port where there is no other.
+    sink: Option<&'static dyn Sink>,
+    /// Whether the debug port gets the text in any case.
+    twice: bool,
+    line: [u8; LINE_BYTES],
+    length: usize,
+}
+
+impl Text {
+    const fn to(sink: Option<&'static dyn Sink>, twice: bool) -> Self {
+        Self { sink, twice, line: [0; LINE_BYTES], length: 0 }
+    }
+
+    fn flush(&mut self) {
+        let line = &self.line[..self.length];
+        if let Some(mut early) = EARLY.try_lock() {
+            early.keep(line);
+        }
+        if let Some(sink) = self.sink {
+            sink.write(line);
+        }
+        if self.twice || self.sink.is_none() {
+            DebugPort.write(line);
+        }
+        self.length = 0;
+    }
+}
 
 impl fmt::Write for Text {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0.write(text.as_bytes());
+        for byte in text.bytes() {
+            self.line[self.length] = byte;
+            self.length += 1;
+            if byte == b'\n' || self.length == LINE_BYTES {
+                self.flush();
+            }
+        }
         Ok(())
+    }
+}
+
+impl Drop for Text {
+    fn drop(&mut self) {
+        if self.length > 0 {
+            self.flush();
+        }
     }
 }
 
@@ -120,27 +206,20 @@ impl fmt::Write for Text {
 pub fn with_console<R>(print: impl FnOnce(&mut dyn fmt::Write) -> R) -> R {
     without_interrupts(|| {
         let _held = CONSOLE.lock();
-        print(&mut Text(attached().unwrap_or(&DebugPort)))
+        print(&mut Text::to(attached(), false))
     })
+}
+
+/// Writes a record for the harness; see [`ebb::report`].
+pub fn report(kind: &str, fields: &[(&str, &dyn fmt::Display)]) {
+    // A sink never fails.
+    let _ = with_console(|out| ebb::report::write(out, kind, fields));
 }
 
 /// Text that does not wait for whoever holds the console, who may be the code that just failed; and that goes to
 /// the debug port too, because what has replaced it may be broken.
 pub(crate) fn unheld() -> impl fmt::Write {
-    Everywhere(attached())
-}
-
-/// Formats into a sink, if there is one, and into the debug port.
-struct Everywhere(Option<&'static dyn Sink>);
-
-impl fmt::Write for Everywhere {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        DebugPort.write(text.as_bytes());
-        if let Some(sink) = self.0 {
-            sink.write(text.as_bytes());
-        }
-        Ok(())
-    }
+    Text::to(attached(), true)
 }
 
 static CLOCK: Once<fn() -> u64> = Once::new();

@@ -1,11 +1,13 @@
 //! The order in which the machine comes up.
 #![expect(unsafe_code, reason = "each of these steps happens once, in this order")]
 
+use crate::domain::Domain;
 use crate::machine::{Machine, OnXen};
-use crate::{clock, end, epitaph, memory, output, stacks};
+use crate::{clock, end, epitaph, memory, options, output, stacks};
 use ebb::arch::descriptors::{Segments, TaskState};
 use ebb::arch::{cpu, interrupts};
 use ebb::boot_info::BootInfo;
+use ebb::cmdline::ConsoleChoice;
 use ebb::port::{MapEntry, MemoryOps};
 use ebb::units::PhysAddr;
 use ebb::xen::Xen;
@@ -26,14 +28,15 @@ fn bring_up(start_info: PhysAddr) -> &'static Machine {
     catch_exceptions();
     let hypervisor = find_hypervisor();
     clock::start(hypervisor.as_ref().map(|found| &found.detected));
-    start_console(hypervisor.is_some());
+    output::start_log(log::LevelFilter::Info);
+    start_serial(hypervisor.is_some());
     log::info!("ebb {}", env!("CARGO_PKG_VERSION"));
     match hypervisor {
         Some(OnXen { detected, .. }) => {
             let (major, minor) = detected.version;
             log::info!("Xen {major}.{minor}, {:?} hypercalls", detected.vendor);
         }
-        None => log::info!("no Xen: memory stays as it is"),
+        None => log::info!("no Xen here: ballooning is unavailable"),
     }
 
     let boot_info = read_boot_info(start_info, hypervisor.as_ref());
@@ -46,10 +49,36 @@ fn bring_up(start_info: PhysAddr) -> &'static Machine {
     log::info!("{} of RAM, {} free", ram.to_kib(), memory.free.frames().to_kib());
 
     static MACHINE: Once<Machine> = Once::new();
-    MACHINE.call_once(|| {
+    let machine = MACHINE.call_once(|| {
         // SAFETY: just activated; what is free is what the page tables and the heap left; once.
         unsafe { Machine::new(boot_info, hypervisor, memory.free, memory.root) }
-    })
+    });
+    let settings = options::apply(machine.boot_info().command_line());
+    check_console(settings.console, hypervisor.is_some());
+    if let Some(on_xen) = machine.hypervisor() {
+        match Domain::start(machine, on_xen, settings.console) {
+            Ok(domain) => machine.set_domain(domain),
+            Err(error) => stop(format_args!("no services of Xen: {error}")),
+        }
+        static THIS: Once<&'static Machine> = Once::new();
+        THIS.call_once(|| machine);
+        end::set_last(|| {
+            if let Some(domain) = THIS.get().and_then(|machine| machine.domain()) {
+                domain.drain_console();
+            }
+        });
+    }
+    machine
+}
+
+/// Applies the choice of a console where it is not Xen's ring.
+fn check_console(choice: ConsoleChoice, on_xen: bool) {
+    match (choice, on_xen) {
+        (ConsoleChoice::PortE9, _) => output::attach_debug_port(),
+        (ConsoleChoice::Uart, true) => log::warn!("console: a PVH domU has no serial port; using port 0xE9"),
+        (ConsoleChoice::Xen, false) => log::warn!("console: no Xen; using the serial port"),
+        _ => {}
+    }
 }
 
 /// Ends the machine for a reason that is not ours to report as a bug.
@@ -88,17 +117,17 @@ fn find_hypervisor() -> Option<OnXen> {
     }
 }
 
-/// Under Xen the debug port serves until the console ring is up; elsewhere there is a serial port, and an
-/// interrupt controller that must not interrupt.
-fn start_console(on_xen: bool) {
+/// Without Xen there is a serial port, and an interrupt controller that must not interrupt. Under Xen the debug
+/// port serves until the console ring is up.
+fn start_serial(on_xen: bool) {
     static SERIAL: Once<output::Serial> = Once::new();
-    if !on_xen {
-        mask_legacy_interrupts();
-        if let Some(serial) = output::Serial::probe() {
-            output::attach(SERIAL.call_once(|| serial));
-        }
+    if on_xen {
+        return;
     }
-    output::start_log(log::LevelFilter::Info);
+    mask_legacy_interrupts();
+    if let Some(serial) = output::Serial::probe() {
+        output::attach(SERIAL.call_once(|| serial));
+    }
 }
 
 /// Masks all lines of the two 8259 interrupt controllers of a PC.

@@ -7,10 +7,11 @@
 mod elf;
 mod symbols;
 
+use crate::{paths, setup};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// An image of this workspace.
@@ -111,6 +112,7 @@ impl Args {
 ///
 /// If Cargo fails, or the check finds something; the message says what.
 pub(crate) fn build(image: Image) -> Result<Built> {
+    setup::ensure_target()?;
     let debug = run_cargo(image)?;
     let linked = std::fs::read(&debug).with_context(|| format!("cannot read {}", debug.display()))?;
     let (bytes, sizes) = finish(&linked).with_context(|| format!("{} is no image", debug.display()))?;
@@ -137,13 +139,11 @@ fn finish(linked: &[u8]) -> Result<(Vec<u8>, Sizes)> {
 /// Runs Cargo and answers the path of the linked file.
 fn run_cargo(image: Image) -> Result<PathBuf> {
     let (package, binary) = image.names();
-    let package_directory = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let workspace = package_directory.parent().unwrap_or(package_directory);
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .current_dir(workspace)
+        .current_dir(paths::workspace())
         .args(["build", "--package", package, "--bin", binary])
-        .args(["--profile", "image", "--target", "x86_64-unknown-none"])
+        .args(["--profile", "image", "--target", setup::TARGET])
         .arg("--message-format=json-render-diagnostics")
         .args(portable_paths())
         .stdin(Stdio::null())

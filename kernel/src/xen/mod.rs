@@ -9,6 +9,8 @@ pub mod console;
 pub mod cpuid;
 pub mod events;
 pub mod shared;
+pub mod shutdown;
+pub mod store;
 pub mod transport;
 pub mod wait;
 
