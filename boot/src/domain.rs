@@ -133,7 +133,6 @@ impl Domain {
         let vcpu = step("vcpu info", channels.vcpu(BOOT_VCPU).ok_or(Errno::ENOENT))?;
         let clock: DomainClock = PvClock::new(&vcpu, cpu::time_stamp as fn() -> u64, &LATEST);
         let boot_ns = clock.now_ns();
-        start_log_clock(clock, boot_ns);
 
         UPCALLS.call_once(|| (channels, vcpu));
         interrupts::set_interrupt_handler(UPCALL, upcall).map_err(DomainError::Vector)?;
@@ -315,11 +314,4 @@ fn map_shared_info(machine: &Machine, xen: Xen<Instruction>) -> Result<SharedPag
     let page = machine.map_special(SHARED_INFO).map_err(DomainError::Window)?;
     // SAFETY: mapped just above, for good, and used through this view only.
     Ok(unsafe { SharedPage::new(page) })
-}
-
-/// Log lines are stamped from now on.
-fn start_log_clock(clock: DomainClock, boot_ns: u64) {
-    static LOG_CLOCK: Once<(DomainClock, u64)> = Once::new();
-    LOG_CLOCK.call_once(|| (clock, boot_ns));
-    output::set_clock(|| LOG_CLOCK.get().map_or(0, |(clock, boot)| clock.now_ns().saturating_sub(*boot)));
 }

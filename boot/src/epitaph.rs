@@ -145,7 +145,7 @@ fn trace(out: &mut dyn Write, addresses: impl Iterator<Item = u64>) -> fmt::Resu
             repeated += 1;
         }
         if repeated > 0 {
-            writeln!(out, "  … {repeated} times more")?;
+            writeln!(out, "  ... {repeated} times more")?;
         }
     }
     Ok(())

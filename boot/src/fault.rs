@@ -26,6 +26,19 @@ pub fn panic() {
     panic!("a panic on purpose");
 }
 
+/// Panics while the epitaph of a panic is being printed.
+#[expect(clippy::panic, reason = "that is the point")]
+pub fn panic_in_epitaph() {
+    crate::epitaph::set_appendix(|_| panic!("a panic in the epitaph"));
+    panic();
+}
+
+/// Executes what is no instruction.
+pub fn invalid_opcode() {
+    // SAFETY: faults.
+    unsafe { asm!("ud2", options(nostack)) }
+}
+
 /// Writes to the kernel's code.
 pub fn write_text() {
     let target = (write_text as *const ()).addr();

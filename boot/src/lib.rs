@@ -16,6 +16,10 @@
 //! and is linked by this package's `link.ld` (its path is the build metadata `script`).
 #![no_std]
 
+extern crate alloc;
+
+pub mod check;
+mod clock;
 pub mod domain;
 mod end;
 mod entry;
@@ -66,7 +70,7 @@ mod main_function {
     use crate::{Machine, Opt, Outcome};
 
     unsafe extern "Rust" {
-        /// Defined by [`entry!`](crate::entry), whose types make it this function.
+        /// Defined by [`entry!`](macro@crate::entry), whose types make it this function.
         pub(crate) safe fn ebb_main(machine: &'static Machine) -> Outcome;
         /// Defined with it.
         pub(crate) safe fn ebb_options() -> &'static [Opt];

@@ -3,8 +3,8 @@
 
 use crate::domain::Domain;
 use core::ptr::NonNull;
-use ebb::arch::paging::AddressSpace;
 use ebb::arch::paging::window::{Window, WindowFull};
+use ebb::arch::paging::{AddressSpace, Mapping};
 use ebb::arch::tables::{self, DirectTables, FrameSource};
 use ebb::boot_info::{BootInfo, RamMap};
 use ebb::units::Gfn;
@@ -56,7 +56,7 @@ impl Machine {
         free: RamMap,
         root: Gfn,
     ) -> Self {
-        // SAFETY: the direct map covers the tables, and only the window's table is ever reached, under the lock.
+        // SAFETY: the direct map covers the tables, and of them only the window's is changed, under the lock.
         let tables = unsafe { DirectTables::new(Nothing) };
         let window = SpinMutex::new(Window::new(AddressSpace::from_root(root, tables)));
         Self { boot_info, hypervisor, free, root, window, domain: Once::new() }
@@ -96,6 +96,12 @@ impl Machine {
     #[must_use]
     pub fn page_table_root(&self) -> Gfn {
         self.root
+    }
+
+    /// What a virtual address is mapped to.
+    #[must_use]
+    pub fn look_up(&self, address: u64) -> Option<Mapping> {
+        without_interrupts(|| self.window.lock().space().look_up(address))
     }
 
     /// Maps a frame outside of RAM, such as a ring or `shared_info`, for reading and writing.

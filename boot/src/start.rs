@@ -3,7 +3,7 @@
 
 use crate::domain::Domain;
 use crate::machine::{Machine, OnXen};
-use crate::{end, epitaph, memory, options, output, stacks};
+use crate::{clock, end, epitaph, memory, options, output, stacks};
 use ebb::arch::descriptors::{Segments, TaskState};
 use ebb::arch::{cpu, interrupts};
 use ebb::boot_info::BootInfo;
@@ -18,8 +18,16 @@ use spin::once::Once;
 /// The first Rust code, on the boot stack and the bootstrap page tables, with the physical address of the start
 /// info.
 pub(crate) extern "C" fn start(start_info: u64) -> ! {
+    let machine = bring_up(PhysAddr::new(start_info));
+    end::exit(crate::ebb_main(machine))
+}
+
+/// Everything before the main function. Not part of [`start`], whose frame stays on the stack for good.
+#[inline(never)]
+fn bring_up(start_info: PhysAddr) -> &'static Machine {
     catch_exceptions();
     let hypervisor = find_hypervisor();
+    clock::start(hypervisor.as_ref().map(|found| &found.detected));
     output::start_log(log::LevelFilter::Info);
     start_serial(hypervisor.is_some());
     log::info!("ebb {}", env!("CARGO_PKG_VERSION"));
@@ -31,7 +39,7 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
         None => log::info!("no Xen here: ballooning is unavailable"),
     }
 
-    let boot_info = read_boot_info(PhysAddr::new(start_info), hypervisor.as_ref());
+    let boot_info = read_boot_info(start_info, hypervisor.as_ref());
     let ram = boot_info.ram().frames();
     // SAFETY: the one call, on the bootstrap page tables, alone; the start info has been copied.
     let memory = match unsafe { memory::set_up(&boot_info) } {
@@ -60,13 +68,13 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
             }
         });
     }
-    end::exit(crate::ebb_main(machine))
+    machine
 }
 
 /// Applies the choice of a console where it is not Xen's ring.
 fn check_console(choice: ConsoleChoice, on_xen: bool) {
     match (choice, on_xen) {
-        (ConsoleChoice::PortE9, _) => output::attach(&output::DebugPort),
+        (ConsoleChoice::PortE9, _) => output::attach_debug_port(),
         (ConsoleChoice::Uart, true) => log::warn!("console: a PVH domU has no serial port; using port 0xE9"),
         (ConsoleChoice::Xen, false) => log::warn!("console: no Xen; using the serial port"),
         _ => {}

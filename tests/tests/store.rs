@@ -69,8 +69,8 @@ fn refusals_are_named() {
 fn an_error_of_an_unknown_name_is_an_error() {
     let machine = Machine::new();
     let mut store = client(&machine);
-    let header = Header { kind: Kind::ERROR, request: 0, transaction: 0, length: 6 };
-    let bytes = [&header.encode()[..], b"EWHAT\0"].concat();
+    let header = Header { kind: Kind::ERROR.0, req_id: 0, tx_id: 0, len: 6 };
+    let bytes = [&header.to_bytes()[..], b"EWHAT\0"].concat();
     machine.store.borrow_mut().inject_answer(GUEST, &bytes);
     assert_eq!(store.read("domid"), Err(StoreError::UnknownError("EWHAT".to_string())));
 }
@@ -313,6 +313,33 @@ fn a_request_that_is_half_sent_is_finished_before_the_next() {
 }
 
 #[test]
+fn a_request_that_did_not_begin_is_withdrawn() {
+    let machine = Machine::new();
+    let mut store = client(&machine);
+    store.set_timeout_ns(5_000_000);
+    machine.store.borrow_mut().behaviour(GUEST).silent = true;
+    // Header, path and value fill the ring exactly.
+    assert_eq!(store.write("data/full", &[b'x'; 1024 - 16 - 10]), Err(StoreError::Timeout));
+    assert_eq!(store.write("data/never", b"1"), Err(StoreError::Timeout));
+    machine.store.borrow_mut().behaviour(GUEST).silent = false;
+    assert_eq!(store.directory("data"), Ok(vec!["full".to_string()]));
+}
+
+#[test]
+fn a_store_that_waits_for_room_is_told_of_it() {
+    let machine = Machine::new();
+    let mut store = client(&machine);
+    store.watch("data", "t").unwrap();
+    events(&machine, &mut store);
+    for number in 0..50 {
+        machine.store.borrow_mut().set(&format!("{HOME}/data/a-name-of-some-length-{number}"), "");
+    }
+    // The ring is full, and the store asleep.
+    machine.settle(5);
+    assert_eq!(events(&machine, &mut store).len(), 50);
+}
+
+#[test]
 fn a_transaction_whose_start_was_late_is_aborted() {
     let machine = Machine::new();
     let mut store = client(&machine);
@@ -346,8 +373,8 @@ fn a_transaction_that_times_out_inside_is_aborted() {
 }
 
 fn message(kind: u32, request: u32, length: u32, payload: &[u8]) -> Vec<u8> {
-    let header = Header { kind: Kind(kind), request, transaction: 0, length };
-    [&header.encode()[..], payload].concat()
+    let header = Header { kind, req_id: request, tx_id: 0, len: length };
+    [&header.to_bytes()[..], payload].concat()
 }
 
 #[test]
@@ -388,14 +415,18 @@ fn an_unreadable_event_means_read_everything() {
 fn a_message_of_impossible_length_ends_the_connection_until_it_is_made_anew() {
     let machine = Machine::new();
     let mut store = client(&machine);
-    machine.store.borrow_mut().inject_answer(GUEST, &message(2, 0, u32::MAX, b""));
     let broken = StoreError::Broken("a message longer than the protocol allows");
-    assert_eq!(store.read("domid"), Err(broken.clone()));
-    assert_eq!(store.read("domid"), Err(broken.clone()));
-    assert!(broken.is_fatal());
-    assert_eq!(store.poll(), Err(broken));
-    store.reconnect().unwrap();
-    assert_eq!(store.read_text("domid"), Ok("7".to_string()));
+    for length in [4097, u32::MAX] {
+        machine.store.borrow_mut().inject_answer(GUEST, &message(2, 0, length, b""));
+        assert_eq!(store.read("domid"), Err(broken.clone()));
+        assert_eq!(store.read("domid"), Err(broken.clone()));
+        assert!(broken.is_fatal());
+        assert_eq!(store.poll(), Err(broken.clone()));
+        store.reconnect().unwrap();
+        assert_eq!(store.read_text("domid"), Ok("7".to_string()));
+    }
+    machine.store.borrow_mut().inject_answer(GUEST, &message(2, 0, 4096, &[b'x'; 4096]));
+    assert_eq!(store.read("domid"), Ok(vec![b'x'; 4096]), "the longest that is allowed");
 }
 
 #[test]
@@ -417,6 +448,7 @@ fn a_store_that_gave_up_is_known_and_can_be_won_back() {
     events(&machine, &mut store);
     // Somebody tramples on the ring.
     machine.store_page.u32(2052).store(9000, Ordering::Release);
+    machine.store.borrow_mut().signal(GUEST);
     machine.settle(1);
     assert_eq!(store.read("domid"), Err(StoreError::Closed(2)));
     store.reconnect().unwrap();

@@ -2,15 +2,17 @@
 #![no_std]
 #![no_main]
 
-use ebb_boot::{Machine, Outcome, fault};
+use ebb_boot::{Machine, Outcome, check, fault};
 
 ebb_boot::entry!(main);
 
 /// The faults on purpose, as the command line names them.
-const FAULTS: [(&str, fn()); 6] = [
+const FAULTS: [(&str, fn()); 8] = [
     ("null_read", fault::null_read),
     ("overflow_stack", fault::overflow_stack),
     ("panic", fault::panic),
+    ("panic_in_epitaph", fault::panic_in_epitaph),
+    ("invalid_opcode", fault::invalid_opcode),
     ("write_text", fault::write_text),
     ("write_text_alias", fault::write_text_alias),
     ("execute_data", fault::execute_data),
@@ -25,5 +27,15 @@ fn main(machine: &'static Machine) -> Outcome {
         }
         return Outcome::Failure;
     }
-    Outcome::Success
+    let mut outcome = Outcome::Success;
+    for (name, check) in check::CHECKS {
+        match check(machine) {
+            Ok(()) => log::info!("{name}: passed"),
+            Err(why) => {
+                log::error!("{name}: {why}");
+                outcome = Outcome::Failure;
+            }
+        }
+    }
+    outcome
 }

@@ -26,6 +26,8 @@ pub struct Xenconsoled {
     pub attached: bool,
     /// How many bytes one step moves in each direction.
     pub chunk: usize,
+    /// There may be something to do: the guest sent an event, or somebody typed.
+    awake: bool,
     /// The daemon found indices that make no sense and does not touch the ring any more.
     pub gave_up: bool,
 }
@@ -40,6 +42,8 @@ impl Xenconsoled {
             typed: VecDeque::new(),
             attached: true,
             chunk: usize::MAX,
+            // Binding to the guest's port leaves it pending.
+            awake: true,
             gave_up: false,
         }
     }
@@ -53,6 +57,12 @@ impl Xenconsoled {
     /// Types `text` into the guest's console.
     pub fn type_in(&mut self, text: &str) {
         self.typed.extend(text.bytes());
+        self.awake = true;
+    }
+
+    /// The guest sent an event. Without one, the daemon does not look at a ring that had nothing more to do.
+    pub fn signal(&mut self) {
+        self.awake = true;
     }
 
     fn index(&self, offset: usize) -> u32 {
@@ -61,12 +71,13 @@ impl Xenconsoled {
 
     /// Moves bytes, and answers whether the guest gets an event.
     pub fn step(&mut self) -> bool {
-        if !self.attached || self.gave_up {
+        if !self.attached || self.gave_up || !self.awake {
             return false;
         }
         let read = self.read_output();
         let typed = self.write_input();
-        read || typed
+        self.awake = read || typed;
+        self.awake
     }
 
     fn read_output(&mut self) -> bool {

@@ -138,7 +138,15 @@ impl EventOps for Machine {
     fn send(&self, port: EventPort) -> Result<(), Errno> {
         assert!(port == STORE_PORT || port == CONSOLE_PORT, "an event on a port that is nobody's");
         self.sent.set(self.sent.get() + 1);
-        self.refusal.get().map_or(Ok(()), Err)
+        if let Some(refusal) = self.refusal.get() {
+            return Err(refusal);
+        }
+        if port == STORE_PORT {
+            self.store.borrow_mut().signal(GUEST);
+        } else {
+            self.console.borrow_mut().signal();
+        }
+        Ok(())
     }
     fn status(&self, _: EventPort) -> Result<ChannelStatus, Errno> {
         Ok(ChannelStatus::Closed)

@@ -4,11 +4,13 @@
 //! every interleaving. [`Machine`] does that for one guest without a hypervisor: it runs the daemons whenever the
 //! guest waits.
 
+mod connection;
 pub mod console;
 mod machine;
 pub mod store;
 mod tree;
 
+pub use connection::Behaviour;
 pub use console::Xenconsoled;
 pub use machine::{CONSOLE_PORT, GUEST, Machine, STORE_PORT};
 pub use store::Xenstored;

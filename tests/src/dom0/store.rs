@@ -3,83 +3,20 @@
 //! Semantics are those of the C daemon of Xen 4.17: relative paths, watches that fire at once, transactions that
 //! conflict by node, permissions and quotas. [`Behaviour`] and the `inject` calls make it slow, silent or wrong.
 
+use super::connection::{Behaviour, Connection, Operation, Transaction, Watch};
 use super::tree::{Change, Tree, is_within};
-use core::sync::atomic::Ordering;
 use ebb::units::DomId;
 use ebb::xen::SharedPage;
-use ebb::xen::store::wire::{HEADER_SIZE, Header, Kind, PAYLOAD_MAX};
-use std::collections::{BTreeMap, VecDeque};
+use ebb::xen::store::wire::{Header, Kind, PAYLOAD_MAX};
+use std::collections::BTreeMap;
 use std::format;
 use std::string::{String, ToString};
 use std::vec::Vec;
 use xen_abi::Errno;
 
-/// The page (Xen: `xen/include/public/io/xs_wire.h`).
-const SIZE: u32 = 1024;
-const REQ: usize = 0;
-const RSP: usize = 1024;
-const REQ_CONS: usize = 2048;
-const REQ_PROD: usize = 2052;
-const RSP_CONS: usize = 2056;
-const RSP_PROD: usize = 2060;
-const SERVER_FEATURES: usize = 2064;
-const CONNECTION: usize = 2068;
-const ERROR: usize = 2072;
-
 /// Watches and transactions that a domain may have.
 const WATCHES: usize = 128;
 const TRANSACTIONS: usize = 10;
-
-/// How the daemon treats a guest.
-#[derive(Clone, Debug)]
-pub struct Behaviour {
-    /// How many bytes one step moves in each direction.
-    pub chunk: usize,
-    /// Steps between the arrival of a request and its answer.
-    pub delay: u32,
-    /// Does nothing at all.
-    pub silent: bool,
-}
-
-#[derive(Debug)]
-struct Transaction {
-    tree: Tree,
-    /// What was read or written, with its version at that time.
-    seen: BTreeMap<String, Option<u64>>,
-    operations: Vec<Operation>,
-}
-
-#[derive(Debug)]
-enum Operation {
-    Write(String, Option<Vec<u8>>),
-    Remove(String),
-    Permissions(String, Vec<(char, u16)>),
-}
-
-#[derive(Debug)]
-struct Watch {
-    /// As the guest named it, and in full.
-    given: String,
-    path: String,
-    token: String,
-}
-
-#[derive(Debug)]
-struct Connection {
-    page: SharedPage,
-    behaviour: Behaviour,
-    input: Vec<u8>,
-    output: VecDeque<u8>,
-    /// Steps until the request in `input` is answered.
-    due: Option<u32>,
-    watches: Vec<Watch>,
-    transactions: BTreeMap<u32, Transaction>,
-    next_transaction: u32,
-    /// Takes the place of the next answers: their raw bytes.
-    instead: VecDeque<Vec<u8>>,
-    ignored: bool,
-    requests: u64,
-}
 
 /// The daemon and its tree.
 #[derive(Debug)]
@@ -130,21 +67,7 @@ impl Xenstored {
             let given = self.tree.set_permissions(0, &path, permissions.to_vec());
             assert!(made.is_ok() && given.is_ok(), "dom0 may do everything");
         }
-        page.u32(SERVER_FEATURES).store(3, Ordering::Release);
-        let connection = Connection {
-            page,
-            behaviour: Behaviour { chunk: usize::MAX, delay: 0, silent: false },
-            input: Vec::new(),
-            output: VecDeque::new(),
-            due: None,
-            watches: Vec::new(),
-            transactions: BTreeMap::new(),
-            next_transaction: 1,
-            instead: VecDeque::new(),
-            ignored: false,
-            requests: 0,
-        };
-        self.connections.insert(number, connection);
+        self.connections.insert(number, Connection::new(page));
     }
 
     fn connection(&mut self, domain: DomId) -> &mut Connection {
@@ -154,6 +77,12 @@ impl Xenstored {
         }
     }
 
+    /// The guest sent an event. Without one, the daemon does not look at the ring again once there was nothing
+    /// more to do: a guest that forgets to send it is found out.
+    pub fn signal(&mut self, domain: DomId) {
+        self.connection(domain).awake = true;
+    }
+
     /// How the daemon treats `domain`.
     pub fn behaviour(&mut self, domain: DomId) -> &mut Behaviour {
         &mut self.connection(domain).behaviour
@@ -161,7 +90,9 @@ impl Xenstored {
 
     /// Sends `bytes` to the guest, whatever they are.
     pub fn inject(&mut self, domain: DomId, bytes: &[u8]) {
-        self.connection(domain).output.extend(bytes);
+        let connection = self.connection(domain);
+        connection.output.extend(bytes);
+        connection.awake = true;
     }
 
     /// Answers the next request with these bytes. If they are a header's worth or more, the request's own number
@@ -210,14 +141,14 @@ impl Xenstored {
         }
     }
 
-    /// Moves bytes of one guest's ring and carries out what is whole and due; answers whether the guest gets an
+    /// One step, if there is something to do. Moves bytes of one guest's ring and carries out what is whole and due; answers whether the guest gets an
     /// event.
     pub fn step(&mut self, domain: DomId) -> bool {
         let connection = self.connection(domain);
-        if connection.behaviour.silent {
+        if connection.behaviour.silent || !connection.awake {
             return false;
         }
-        if connection.page.u32(CONNECTION).load(Ordering::Acquire) == 1 {
+        if connection.is_to_start_over() {
             connection.start_over();
             return true;
         }
@@ -233,14 +164,14 @@ impl Xenstored {
             match (instead, answer) {
                 (Some(mut bytes), _) => {
                     if let Some(number) = bytes.get_mut(4..8) {
-                        number.copy_from_slice(&header.request.to_le_bytes());
+                        number.copy_from_slice(&header.req_id.to_le_bytes());
                     }
                     connection.output.extend(bytes);
                 }
                 (None, Ok((payload, changes))) => {
                     connection.answer(header, &payload);
                     // The answer to a watch comes before the event that it causes at once.
-                    if header.kind == Kind::WATCH
+                    if Kind(header.kind) == Kind::WATCH
                         && let Some(watch) = connection.watches.last()
                     {
                         let (given, token) = (watch.given.clone(), watch.token.clone());
@@ -250,11 +181,14 @@ impl Xenstored {
                 }
                 (None, Err(error)) => {
                     let name = format!("{error}\0");
-                    connection.answer(Header { kind: Kind::ERROR, ..header }, name.as_bytes());
+                    connection.answer(Header { kind: Kind::ERROR.0, ..header }, name.as_bytes());
                 }
             }
         }
-        self.connection(domain).write() || read
+        let connection = self.connection(domain);
+        let moved = connection.write() || read;
+        connection.awake = moved || connection.due.is_some();
+        moved
     }
 
     /// Tells watches of changes.
@@ -292,10 +226,10 @@ impl Xenstored {
                 .map(|one| core::str::from_utf8(one).map_err(|_| Errno::EINVAL))
                 .collect()
         };
-        match header.kind {
+        match Kind(header.kind) {
             Kind::WATCH | Kind::UNWATCH => {
                 let [path, token] = <[&str; 2]>::try_from(strings()?).map_err(|_| Errno::EINVAL)?;
-                self.watch(domain, header.kind == Kind::WATCH, path, token)
+                self.watch(domain, Kind(header.kind) == Kind::WATCH, path, token)
             }
             Kind::RESET_WATCHES => {
                 let connection = self.connection(DomId::new(domain));
@@ -307,7 +241,7 @@ impl Xenstored {
                 let number: u16 = strings()?.first().and_then(|one| one.parse().ok()).ok_or(Errno::EINVAL)?;
                 Ok((format!("/local/domain/{number}\0").into_bytes(), Vec::new()))
             }
-            Kind::TRANSACTION_START if header.transaction != 0 => Err(Errno::EBUSY),
+            Kind::TRANSACTION_START if header.tx_id != 0 => Err(Errno::EBUSY),
             Kind::TRANSACTION_START => self.start(domain),
             Kind::TRANSACTION_END => {
                 let commit = match strings()?[..] {
@@ -315,7 +249,7 @@ impl Xenstored {
                     ["F"] => false,
                     _ => return Err(Errno::EINVAL),
                 };
-                self.end(domain, header.transaction, commit)
+                self.end(domain, header.tx_id, commit)
             }
             Kind::DIRECTORY
             | Kind::DIRECTORY_PART
@@ -389,7 +323,7 @@ impl Xenstored {
         let end = payload.iter().position(|byte| *byte == 0).ok_or(Errno::EINVAL)?;
         let given = core::str::from_utf8(&payload[..end]).map_err(|_| Errno::EINVAL)?;
         let path = full_path(domain, given)?;
-        let operation = match header.kind {
+        let operation = match Kind(header.kind) {
             Kind::WRITE => Some(Operation::Write(path.clone(), Some(payload[end + 1..].to_vec()))),
             Kind::MKDIR => Some(Operation::Write(path.clone(), None)),
             Kind::RM => Some(Operation::Remove(path.clone())),
@@ -406,14 +340,14 @@ impl Xenstored {
             }
             _ => None,
         };
-        let tree = if header.transaction == 0 {
+        let tree = if header.tx_id == 0 {
             &mut self.tree
         } else {
             let transactions = match self.connections.get_mut(&domain) {
                 Some(connection) => &mut connection.transactions,
                 None => return Err(Errno::ENOENT),
             };
-            let transaction = transactions.get_mut(&header.transaction).ok_or(Errno::ENOENT)?;
+            let transaction = transactions.get_mut(&header.tx_id).ok_or(Errno::ENOENT)?;
             let version = transaction.tree.version(&path);
             if transaction.operations.iter().all(|operation| operation.path() != path) {
                 transaction.seen.entry(path.clone()).or_insert(version);
@@ -434,7 +368,7 @@ impl Xenstored {
         let node = tree.get(&path).ok_or(Errno::ENOENT)?;
         let names =
             || -> Vec<u8> { tree.children(&path).iter().flat_map(|name| name.bytes().chain([0])).collect() };
-        let answer = match header.kind {
+        let answer = match Kind(header.kind) {
             Kind::READ => node.value.clone(),
             Kind::GET_PERMS => node
                 .permissions
@@ -482,110 +416,4 @@ fn full_path(domain: u16, path: &str) -> Result<String, Errno> {
     let fits = !path.is_empty() && path.len() <= 2048 && full.len() <= 3072;
     let shaped = full == "/" || !(full.ends_with('/') || full.contains("//"));
     if fits && shaped && full.chars().all(legal) { Ok(full) } else { Err(Errno::EINVAL) }
-}
-
-impl Operation {
-    fn path(&self) -> &str {
-        match self {
-            Self::Write(path, _) | Self::Remove(path) | Self::Permissions(path, _) => path,
-        }
-    }
-
-    fn apply(&self, domain: u16, tree: &mut Tree) -> Result<Vec<Change>, Errno> {
-        match self {
-            Self::Write(path, value) => tree.write(domain, path, value.as_deref()),
-            Self::Remove(path) => tree.remove(domain, path),
-            Self::Permissions(path, permissions) => tree.set_permissions(domain, path, permissions.clone()),
-        }
-    }
-}
-
-impl Connection {
-    fn index(&self, offset: usize) -> u32 {
-        self.page.u32(offset).load(Ordering::Acquire)
-    }
-
-    /// The daemon stops serving the domain and leaves the reason.
-    fn ignore(&mut self, reason: u32) {
-        self.ignored = true;
-        self.page.u32(ERROR).store(reason, Ordering::Release);
-    }
-
-    fn start_over(&mut self) {
-        self.input.clear();
-        self.output.clear();
-        self.due = None;
-        self.watches.clear();
-        self.transactions.clear();
-        self.ignored = false;
-        for offset in [REQ_CONS, REQ_PROD, RSP_CONS, RSP_PROD, ERROR] {
-            self.page.u32(offset).store(0, Ordering::Release);
-        }
-        self.page.u32(CONNECTION).store(0, Ordering::Release);
-    }
-
-    fn read(&mut self) -> bool {
-        let (prod, mut cons) = (self.index(REQ_PROD), self.index(REQ_CONS));
-        if prod.wrapping_sub(cons) > SIZE {
-            self.ignore(2);
-            return true;
-        }
-        let mut left = self.behaviour.chunk;
-        while cons != prod && left > 0 {
-            self.input.push(self.page.u8(REQ + (cons % SIZE) as usize).load(Ordering::Relaxed));
-            cons = cons.wrapping_add(1);
-            left -= 1;
-        }
-        self.page.u32(REQ_CONS).store(cons, Ordering::Release);
-        left != self.behaviour.chunk
-    }
-
-    fn write(&mut self) -> bool {
-        let (mut prod, cons) = (self.index(RSP_PROD), self.index(RSP_CONS));
-        let mut left = self.behaviour.chunk;
-        while prod.wrapping_sub(cons) < SIZE && left > 0 {
-            let Some(byte) = self.output.pop_front() else { break };
-            self.page.u8(RSP + (prod % SIZE) as usize).store(byte, Ordering::Relaxed);
-            prod = prod.wrapping_add(1);
-            left -= 1;
-        }
-        self.page.u32(RSP_PROD).store(prod, Ordering::Release);
-        left != self.behaviour.chunk
-    }
-
-    /// The next request, if it is whole and its delay is over.
-    fn due_request(&mut self) -> Option<(Header, Vec<u8>)> {
-        let header = Header::decode(self.input.first_chunk::<HEADER_SIZE>()?);
-        let length = header.length as usize;
-        if length > PAYLOAD_MAX {
-            self.ignore(3);
-            return None;
-        }
-        if self.input.len() < HEADER_SIZE + length {
-            return None;
-        }
-        let left = self.due.get_or_insert(self.behaviour.delay);
-        if *left > 0 {
-            *left -= 1;
-            return None;
-        }
-        self.due = None;
-        let rest = self.input.split_off(HEADER_SIZE + length);
-        let payload = self.input.split_off(HEADER_SIZE);
-        self.input = rest;
-        Some((header, payload))
-    }
-
-    fn answer(&mut self, header: Header, payload: &[u8]) {
-        // An answer is never longer than the largest payload: longer lists are refused before.
-        #[expect(clippy::cast_possible_truncation, reason = "at most PAYLOAD_MAX")]
-        let length = payload.len() as u32;
-        self.output.extend(Header { length, ..header }.encode());
-        self.output.extend(payload);
-    }
-
-    fn event(&mut self, path: &str, token: &str) {
-        let header = Header { kind: Kind::WATCH_EVENT, request: 0, transaction: 0, length: 0 };
-        self.answer(header, format!("{path}\0{token}\0").as_bytes());
-    }
 }

@@ -29,6 +29,11 @@ impl<T: Tables> Window<T> {
         Self(space)
     }
 
+    /// The address space.
+    pub const fn space(&self) -> &AddressSpace<T> {
+        &self.0
+    }
+
     /// Maps `frame` for reading and writing and answers where.
     ///
     /// # Errors

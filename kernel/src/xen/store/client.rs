@@ -1,8 +1,8 @@
-//! Requests and their answers.
+//! Requests: what may be asked of the store, and what becomes of the answers.
 
 use super::events::Queue;
 use super::ring::Ring;
-use super::wire::{self, HEADER_SIZE, Header, Kind, PAYLOAD_MAX, Part};
+use super::wire::{self, Header, Kind, Part};
 use super::{StoreError, WatchEvent};
 use crate::port::{EventOps, Wait};
 use crate::units::{DomId, EventPort};
@@ -15,10 +15,6 @@ use xen_abi::Errno;
 /// even where everything is emulated.
 pub const DEFAULT_TIMEOUT_NS: u64 = 10_000_000_000;
 
-/// How many messages one look at the ring handles, so that a store that never stops talking cannot keep a
-/// request from its deadline.
-const MESSAGES_PER_LOOK: usize = 64;
-
 /// How many transactions whose start was not waited for are remembered, to be aborted. The store allows ten.
 const ABANDONED: usize = 16;
 
@@ -30,28 +26,28 @@ const DIRECTORY_ATTEMPTS: usize = 8;
 /// May block, so not for interrupt handlers; one user at a time, by `&mut`.
 #[derive(Debug)]
 pub struct Store<P> {
-    ring: Ring,
-    port: EventPort,
-    platform: P,
-    timeout_ns: u64,
+    pub(super) ring: Ring,
+    pub(super) port: EventPort,
+    pub(super) platform: P,
+    pub(super) timeout_ns: u64,
     /// The number of the last request; 0 belongs to events.
-    last: u32,
+    pub(super) last: u32,
     /// The message being sent, and how much of it the ring has taken.
-    outgoing: Vec<u8>,
-    sent: usize,
-    /// The message being received: `HEADER_SIZE` bytes, and then its payload too.
-    incoming: Vec<u8>,
-    received: usize,
-    awaited: Option<u32>,
-    answer: Option<(Kind, Vec<u8>)>,
+    pub(super) outgoing: Vec<u8>,
+    pub(super) sent: usize,
+    /// The message being received: `Header::SIZE` bytes, and then its payload too.
+    pub(super) incoming: Vec<u8>,
+    pub(super) received: usize,
+    pub(super) awaited: Option<u32>,
+    pub(super) answer: Option<(Kind, Vec<u8>)>,
     /// Starts of transactions that were not waited for, and transactions to abort.
-    abandoned: Vec<u32>,
-    aborts: Vec<u32>,
-    events: Queue,
-    failed: Option<StoreError>,
+    pub(super) abandoned: Vec<u32>,
+    pub(super) aborts: Vec<u32>,
+    pub(super) events: Queue,
+    pub(super) failed: Option<StoreError>,
     /// A reconnection is going on.
-    reconnecting: bool,
-    skipped: u64,
+    pub(super) reconnecting: bool,
+    pub(super) skipped: u64,
 }
 
 impl<P: EventOps + Wait> Store<P> {
@@ -66,7 +62,7 @@ impl<P: EventOps + Wait> Store<P> {
             last: 0,
             outgoing: Vec::new(),
             sent: 0,
-            incoming: alloc::vec![0; HEADER_SIZE],
+            incoming: alloc::vec![0; Header::SIZE],
             received: 0,
             awaited: None,
             answer: None,
@@ -217,7 +213,7 @@ impl<P: EventOps + Wait> Store<P> {
     ///
     /// That of a broken connection.
     pub fn poll(&mut self) -> Result<(), StoreError> {
-        self.look().map(|_| ())
+        self.look()
     }
 
     /// The next event that has come. Looks at what is queued only: [`poll`](Self::poll) first.
@@ -232,16 +228,14 @@ impl<P: EventOps + Wait> Store<P> {
     /// That of a broken connection.
     pub fn wait_event(&mut self, deadline_ns: u64) -> Result<Option<WatchEvent>, StoreError> {
         loop {
-            let more = self.look()?;
+            self.look()?;
             if let Some(event) = self.events.pop() {
                 return Ok(Some(event));
             }
             if self.platform.now_ns() >= deadline_ns {
                 return Ok(None);
             }
-            if !more {
-                self.platform.wait(self.port, deadline_ns);
-            }
+            self.platform.wait(self.port, deadline_ns);
         }
     }
 
@@ -360,166 +354,9 @@ impl<P: EventOps + Wait> Store<P> {
         }
     }
 
-    fn next_number(&mut self) -> u32 {
+    pub(super) fn next_number(&mut self) -> u32 {
         self.last = self.last.checked_add(1).unwrap_or(1);
         self.last
-    }
-
-    /// Looks at the ring until `ready` has something, or until `deadline_ns`.
-    fn until<R>(
-        &mut self,
-        deadline_ns: u64,
-        ready: impl Fn(&mut Self) -> Option<R>,
-    ) -> Result<R, StoreError> {
-        loop {
-            let more = self.look()?;
-            if let Some(result) = ready(self) {
-                return Ok(result);
-            }
-            if self.platform.now_ns() >= deadline_ns {
-                return Err(StoreError::Timeout);
-            }
-            if !more {
-                self.platform.wait(self.port, deadline_ns);
-            }
-        }
-    }
-
-    /// Moves bytes both ways until nothing moves, and answers whether it stopped before that. After an error
-    /// that cannot be mended, that error again, and nothing is touched.
-    fn look(&mut self) -> Result<bool, StoreError> {
-        if let Some(error) = &self.failed {
-            return Err(error.clone());
-        }
-        let moved = self.transfer();
-        moved.inspect_err(|error| self.failed = Some(error.clone()))
-    }
-
-    fn transfer(&mut self) -> Result<bool, StoreError> {
-        if !self.ring.is_connected() {
-            self.reconnecting = true;
-            return Ok(false);
-        }
-        if core::mem::take(&mut self.reconnecting) {
-            self.start_over();
-        }
-        if let Some(code) = self.ring.closed() {
-            return Err(StoreError::Closed(code));
-        }
-        let (mut moved, mut messages) = (false, 0);
-        let result = loop {
-            let sent = self.transmit()?;
-            let received = match self.take_some() {
-                Ok(received) => received,
-                Err(error) => break Err(error),
-            };
-            moved |= sent || received > 0;
-            if self.dispatch_if_whole()? {
-                messages += 1;
-            }
-            if messages == MESSAGES_PER_LOOK {
-                break Ok(true);
-            }
-            if !sent && received == 0 {
-                break Ok(false);
-            }
-        };
-        if moved {
-            self.notify()?;
-        }
-        result
-    }
-
-    fn notify(&self) -> Result<(), StoreError> {
-        self.platform.send(self.port).map_err(StoreError::Notify)
-    }
-
-    /// The connection was made anew: it begins on a message's boundary, and knows nothing of before.
-    fn start_over(&mut self) {
-        self.ring.reattach();
-        self.received = 0;
-        self.incoming.resize(HEADER_SIZE, 0);
-        self.abandoned.clear();
-        self.aborts.clear();
-        self.events.lose();
-        // A request that somebody waits for is sent again; one that nobody waits for is not worth finishing.
-        self.sent = 0;
-        if self.awaited.is_none() {
-            self.outgoing.clear();
-        }
-    }
-
-    /// Sends what fits. A message that is through makes place for an abort, if one is due.
-    fn transmit(&mut self) -> Result<bool, StoreError> {
-        if self.outgoing.is_empty() {
-            let Some(transaction) = self.aborts.pop() else {
-                return Ok(false);
-            };
-            let number = self.next_number();
-            self.outgoing = wire::request(Kind::TRANSACTION_END, number, transaction, &[Part::Text("F")])?;
-            self.sent = 0;
-        }
-        let count = self.ring.send(&self.outgoing[self.sent..])?;
-        self.sent += count;
-        if self.sent == self.outgoing.len() && self.awaited.is_none() {
-            self.outgoing.clear();
-        }
-        Ok(count > 0)
-    }
-
-    /// Takes what the message being received lacks, as far as it is there.
-    fn take_some(&mut self) -> Result<usize, StoreError> {
-        let count = self.ring.receive(&mut self.incoming[self.received..])?;
-        self.received += count;
-        if self.received == HEADER_SIZE && self.incoming.len() == HEADER_SIZE {
-            let length = self.header().length as usize;
-            if length > PAYLOAD_MAX {
-                return Err(StoreError::Broken("a message longer than the protocol allows"));
-            }
-            self.incoming.resize(HEADER_SIZE + length, 0);
-        }
-        Ok(count)
-    }
-
-    fn header(&self) -> Header {
-        let mut bytes = [0; HEADER_SIZE];
-        bytes.copy_from_slice(&self.incoming[..HEADER_SIZE]);
-        Header::decode(&bytes)
-    }
-
-    /// Handles the message being received if all of it is there, and answers whether.
-    fn dispatch_if_whole(&mut self) -> Result<bool, StoreError> {
-        if self.received < self.incoming.len() || self.received < HEADER_SIZE {
-            return Ok(false);
-        }
-        let header = self.header();
-        let payload = self.incoming.split_off(HEADER_SIZE);
-        self.received = 0;
-        if header.kind == Kind::WATCH_EVENT {
-            match wire::watch_event(&payload) {
-                Ok((path, token)) => self.events.push(path, token),
-                Err(_) => self.events.lose(),
-            }
-        } else if self.awaited == Some(header.request) && self.answer.is_none() {
-            self.answer = Some((header.kind, payload));
-            // Nothing that is still to be sent of a request that is answered makes sense, but the message has to
-            // be whole for the next one to be understood.
-            self.awaited = None;
-            if self.sent == self.outgoing.len() {
-                self.outgoing.clear();
-            }
-        } else {
-            self.skipped += 1;
-            if let Some(index) = self.abandoned.iter().position(|number| *number == header.request) {
-                self.abandoned.swap_remove(index);
-                if header.kind == Kind::TRANSACTION_START
-                    && let Ok(transaction) = wire::transaction_id(&payload)
-                {
-                    self.abort_later(transaction);
-                }
-            }
-        }
-        Ok(true)
     }
 }
 

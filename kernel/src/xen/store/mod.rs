@@ -1,6 +1,6 @@
 //! The xenstore client: a small tree of names and values that the toolstack and this domain share.
 //!
-//! [`wire`] is the message format, pure; [`ring`] moves bytes through the shared page; [`Store`] makes requests
+//! [`wire`] is the message format, pure; `ring` moves bytes through the shared page; [`Store`] makes requests
 //! and queues watch events; [`Transaction`] is several requests as one.
 //!
 //! Watch events are hints that something changed: whoever gets one reads again. That is what allows the queue to
@@ -11,6 +11,7 @@
 
 mod client;
 mod events;
+mod exchange;
 mod ring;
 mod transaction;
 pub mod wire;

@@ -6,19 +6,12 @@
 use super::StoreError;
 use crate::xen::SharedPage;
 use core::sync::atomic::Ordering;
+use xen_abi::ring::store::{
+    CONNECTION, ERROR, REQ, REQ_CONS, REQ_PROD, RING_SIZE, RSP, RSP_CONS, RSP_PROD, SERVER_FEATURES,
+};
 
 /// Bytes in each ring.
-const SIZE: u32 = 1024;
-/// `struct xenstore_domain_interface`, in bytes.
-const REQ: usize = 0;
-const RSP: usize = 1024;
-const REQ_CONS: usize = 2048;
-const REQ_PROD: usize = 2052;
-const RSP_CONS: usize = 2056;
-const RSP_PROD: usize = 2060;
-const SERVER_FEATURES: usize = 2064;
-const CONNECTION: usize = 2068;
-const ERROR: usize = 2072;
+const SIZE: u32 = RING_SIZE as u32;
 /// `server_features`: the guest may ask for a reconnection; the error word is used.
 const FEATURE_RECONNECTION: u32 = 1 << 0;
 const FEATURE_ERROR: u32 = 1 << 1;
