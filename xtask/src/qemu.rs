@@ -59,6 +59,8 @@ impl Accelerator {
 pub(crate) struct Qemu {
     child: Child,
     ended: mpsc::Receiver<()>,
+    // Lets the thread that started the child go; dropped after the child is gone.
+    _release: mpsc::Sender<()>,
 }
 
 impl Qemu {
@@ -96,7 +98,9 @@ impl Qemu {
             .stderr(messages);
         let (started, starting) = mpsc::channel();
         let (ending, ended) = mpsc::channel();
-        // The kernel's "parent" is the thread that started the child, so it must live as long as the child does.
+        // The kernel's "parent" is the thread that started the child, so it must live as long as the child does,
+        // and QEMU closes its output some time before it ends.
+        let (release, released) = mpsc::channel::<()>();
         std::thread::Builder::new().name("qemu".into()).spawn(move || {
             let mut child = match command.spawn() {
                 Ok(child) => child,
@@ -112,10 +116,13 @@ impl Qemu {
                     output(buffer.get(..count).unwrap_or_default());
                 }
             }
-            drop(ending);
+            drop((ending, output));
+            // Nothing is ever sent; the channel closes.
+            let _ = released.recv();
         })?;
         let child = starting.recv().context("the thread for QEMU ended")?;
-        Ok(Self { child: child.with_context(|| format!("cannot run {QEMU}"))?, ended })
+        let child = child.with_context(|| format!("cannot run {QEMU}"))?;
+        Ok(Self { child, ended, _release: release })
     }
 
     /// Waits for QEMU to end by itself.
@@ -152,4 +159,19 @@ pub(crate) fn tail(path: &Path, lines: usize) -> String {
     let text = String::from_utf8_lossy(&bytes);
     let all: Vec<&str> = text.lines().collect();
     all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tail_is_the_end_of_the_log() {
+        let path = std::env::temp_dir().join(format!("ebb-tail-{}", std::process::id()));
+        fs::write(&path, b"one\ntwo\nthree\xff\n").unwrap();
+        assert_eq!(tail(&path, 2), "two\nthree\u{fffd}");
+        assert_eq!(tail(&path, 9).lines().count(), 3);
+        fs::remove_file(&path).unwrap();
+        assert_eq!(tail(&path, 2), "");
+    }
 }

@@ -31,6 +31,8 @@ const OFF_BOUND: Duration = Duration::from_secs(60);
 const XEN_LOG: &str = "xen.log";
 /// QEMU's own messages there.
 const QEMU_LOG: &str = "qemu.log";
+/// How the directories of [`Work`] begin; the process's number follows.
+const WORK_PREFIX: &str = "ebb-";
 /// The control port's name; the consoles are `console1` and so on.
 const CONTROL: &str = "control";
 
@@ -309,7 +311,9 @@ impl Work {
     fn new() -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("ebb-{}-{number}", std::process::id()));
+        let home = std::env::temp_dir();
+        remove_stale(&home);
+        let path = home.join(format!("{WORK_PREFIX}{}-{number}", std::process::id()));
         DirBuilder::new()
             .mode(0o700)
             .create(&path)
@@ -318,8 +322,52 @@ impl Work {
     }
 }
 
+/// Removes what processes that were killed have left behind.
+fn remove_stale(home: &Path) {
+    for entry in fs::read_dir(home).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.strip_prefix(WORK_PREFIX)?.split_once('-'));
+        if owner.is_some_and(|(owner, _)| {
+            owner.parse::<u32>().is_ok() && !Path::new("/proc").join(owner).exists()
+        }) {
+            // Another user's cannot be removed, and need not be.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 impl Drop for Work {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_dead_processes_left_is_removed() {
+        let home = std::env::temp_dir().join(format!("ebb-stale-{}", std::process::id()));
+        // Process numbers end at 2^22.
+        let (dead, alive, other) = ("ebb-99999999-0", format!("ebb-{}-0", std::process::id()), "ebb-notes-0");
+        for name in [dead, &alive, other] {
+            fs::create_dir_all(home.join(name)).unwrap();
+        }
+        remove_stale(&home);
+        let left = [dead, &alive, other].map(|name| home.join(name).exists());
+        fs::remove_dir_all(&home).unwrap();
+        assert_eq!(left, [false, true, true]);
+    }
+
+    #[test]
+    fn paths_for_qemu_need_no_quoting() {
+        let config = HostConfig::for_guests(Path::new("/a, b"), 256, 3);
+        let words = words(&config);
+        assert!(words.iter().all(|word| !word.contains("/a, b")), "{words:?}");
+        assert!(
+            words.iter().any(|word| word.starts_with("linux ") && word.ends_with(" ebb_control=4,initramfs"))
+        );
+        assert!(config.memory_mib > DOM0_MIB + 256);
     }
 }
