@@ -7,9 +7,9 @@ use std::path::PathBuf;
 /// The options of `image`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Where the files go.
-    #[arg(long, value_name = "DIR", default_value = "out/image")]
-    out: PathBuf,
+    /// Where the files go [default: out/image in the workspace].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
 }
 
 /// The configuration's text; `KERNEL` stands for the image's path.
@@ -47,8 +47,9 @@ on_crash = "preserve"
 /// If the image does not build or the files cannot be written.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let image = build::build(build::Image::Ebb)?.image;
-    let out = paths::workspace().join(&args.out);
+    let out = args.out.clone().unwrap_or_else(|| paths::workspace().join("out/image"));
     std::fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
+    let out = out.canonicalize().with_context(|| format!("cannot find {}", out.display()))?;
     let (kernel, config) = (out.join("ebb"), out.join("ebb.cfg"));
     let size =
         std::fs::copy(&image, &kernel).with_context(|| format!("cannot write {}", kernel.display()))?;

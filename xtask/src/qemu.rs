@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What runs the guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,9 +131,8 @@ impl Qemu {
     ///
     /// If its status cannot be had.
     pub(crate) fn wait(&mut self, bound: Duration) -> Result<Option<ExitStatus>> {
-        let deadline = Instant::now() + bound;
         // Nothing is ever sent: the channel closes when QEMU's output does, which is when it ends.
-        match self.ended.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        match self.ended.recv_timeout(bound) {
             Err(mpsc::RecvTimeoutError::Timeout) => Ok(None),
             Ok(()) | Err(mpsc::RecvTimeoutError::Disconnected) => Ok(Some(self.child.wait()?)),
         }

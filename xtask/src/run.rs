@@ -58,9 +58,10 @@ pub(crate) struct Args {
     /// Write the summary here too.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Where the logs and summary.json go; what an earlier run left there is overwritten.
-    #[arg(long, value_name = "DIR", default_value = "out/run")]
-    out: PathBuf,
+    /// Where the logs and summary.json go; what an earlier run left there is overwritten [default: out/run in the
+    /// workspace].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
 }
 
 /// What a run found. Figures that could not be taken are null.
@@ -99,16 +100,16 @@ struct Summary {
 ///
 /// If anything fails, the guest included.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    let maxmem = args.maxmem.unwrap_or(args.memory);
+    ensure!(args.memory <= maxmem, "--memory {} is more than --maxmem {maxmem}", args.memory);
     let image = match &args.image {
         Some(image) => image.clone(),
         None => build::build(build::Image::Ebb)?.image,
     };
     let image_bytes =
         std::fs::metadata(&image).with_context(|| format!("no image {}", image.display()))?.len();
-    let out = paths::workspace().join(&args.out);
+    let out = args.out.clone().unwrap_or_else(|| paths::workspace().join("out/run"));
     std::fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
-    let maxmem = args.maxmem.unwrap_or(args.memory);
-    ensure!(args.memory <= maxmem, "--memory {} is more than --maxmem {maxmem}", args.memory);
     let mut summary = Summary {
         on: args.on,
         accelerator: qemu::Accelerator::detect().name(),

@@ -16,6 +16,7 @@ use crate::paths;
 use crate::xen::initramfs;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -25,10 +26,10 @@ pub(crate) const TARGET: &str = "x86_64-unknown-none";
 pub(crate) const QEMU: &str = "qemu-system-x86_64";
 /// Raised whenever a kit made by older code would not do.
 const FORMAT: u32 = 1;
-/// Loads the kit without asking for anything.
+/// Describes the kit, in the directory of the kits.
 const RECORD: &str = "kit.json";
 
-/// The commands of `setup`.
+/// The options of `setup`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Install nothing: print what is missing and fail if anything is.
@@ -109,6 +110,14 @@ pub(crate) fn ensure() -> Result<Kit> {
     ensure_target()?;
     ensure_qemu()?;
     let directory = directory();
+    if let Some(kit) = Kit::load(&directory) {
+        return Ok(kit);
+    }
+    std::fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    // Another command may be at it in the same directory; the lock ends with the file.
+    let lock = directory.join("lock");
+    let lock = File::create(&lock).with_context(|| format!("cannot create {}", lock.display()))?;
+    lock.lock().context("cannot lock the directory of the Xen kit")?;
     match Kit::load(&directory) {
         Some(kit) => Ok(kit),
         None => make_kit(&directory),
