@@ -17,7 +17,8 @@ use spin::once::Once;
 /// A check: its name, and what answers the first thing that is wrong.
 pub type Check = (&'static str, fn(&'static Machine) -> Result<(), &'static str>);
 
-/// All checks. Each may run once, in any order.
+/// All checks. Each may run once, in any order. That of page faults keeps their one handler for good, so it needs a
+/// boot in which nobody else resolves them.
 pub const CHECKS: [Check; 6] = [
     ("boot.interrupts", interrupts_arrive_and_return),
     ("boot.page_faults", page_faults_are_resolved),
@@ -81,7 +82,7 @@ fn page_faults_are_resolved(machine: &'static Machine) -> Result<(), &'static st
     ensure(twice.is_none(), "a mapping was taken away twice")?;
     PAGE.store(page.addr().get() as u64, Ordering::Relaxed);
     MAPPED.call_once(|| (machine, frame));
-    interrupts::set_page_fault_handler(resolve);
+    interrupts::set_page_fault_handler(resolve).map_err(|_| "somebody else resolves page faults")?;
     // SAFETY: faults, and the handler maps a frame that holds what was written above.
     let found = unsafe { page.cast::<u64>().as_ptr().wrapping_add(1).read_volatile() };
     ensure(found == 0x600D, "the page holds something else")?;

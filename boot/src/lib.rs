@@ -18,6 +18,7 @@
 
 extern crate alloc;
 
+pub mod cases;
 pub mod check;
 mod clock;
 pub mod domain;
