@@ -7,14 +7,25 @@
 //! |---|---|
 //! | [`units`] | frames, addresses, sizes and identifiers as types |
 //! | [`port`] | what the kernel needs from a hypervisor, as small traits |
+//! | [`report`] | machine-readable records on the console |
+//! | [`cmdline`] | the kernel command line: options with types, bad ones reported |
+//! | [`boot_info`] | what the loader says, checked and copied out |
+//! | [`symbols`] | function names by address, for the epitaph |
+//! | [`arch`] | x86-64: page tables, traps, address layout |
 //! | [`xen`] | those traits over real hypercalls; events, clock, console, xenstore |
 //!
 //! Everything but `arch` and the hypercall instruction builds and is tested on the host.
 #![no_std]
 
+extern crate alloc;
 #[cfg(any(test, not(target_os = "none")))]
 extern crate std;
 
+pub mod arch;
+pub mod boot_info;
+pub mod cmdline;
 pub mod port;
+pub mod report;
+pub mod symbols;
 pub mod units;
 pub mod xen;

@@ -14,6 +14,9 @@ use crate::units::{DomId, EventPort, Frames, Gfn, Order, VcpuId};
 use xen_abi::Errno;
 
 mod by_reference;
+mod joined;
+
+pub use joined::Joined;
 
 /// How many extents of a list were processed, counted from its beginning.
 ///

@@ -4,8 +4,15 @@
 //! implements the ports of [`crate::port`], which are the upper seam.
 
 mod call;
+pub mod clock;
+pub mod console;
+pub mod cpuid;
+pub mod events;
 pub mod shared;
+pub mod shutdown;
+pub mod store;
 pub mod transport;
+pub mod wait;
 
 pub use shared::SharedPage;
 pub use transport::Transport;

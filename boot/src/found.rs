@@ -1,0 +1,93 @@
+//! What the machine looks like from inside, for a person and, as records, for the harness.
+
+use alloc::string::String;
+use ebb::port::{Clock, MemoryOps, VcpuOps, VersionOps};
+use ebb::units::VcpuId;
+use ebb_boot::{Domain, Machine, report};
+use xen_abi::Errno;
+
+/// A bound for the search for vCPUs: Xen gives an HVM guest no more.
+const MAX_VCPUS: u32 = 512;
+
+/// Tells it.
+pub(crate) fn tell(machine: &Machine) {
+    let info = machine.boot_info();
+    log::info!("command line: {:?}", info.command_line());
+    for range in info.ram().ranges() {
+        log::info!(
+            "memory {:#012x}..{:#012x}: {} of RAM",
+            range.start().start().get(),
+            range.end().start().get(),
+            range.count().to_kib()
+        );
+    }
+    for module in info.modules() {
+        log::info!("module {module:?}");
+    }
+    let Some(domain) = machine.domain() else {
+        log::info!("nothing more to see without Xen");
+        report("found", &[("xen", &"none"), ("ram_kib", &info.ram().frames().to_kib().get())]);
+        return;
+    };
+    if let Err(error) = tell_domain(machine, domain) {
+        log::error!("Xen does not say what it is: {error}");
+    }
+}
+
+fn tell_domain(machine: &Machine, domain: &Domain) -> Result<(), Errno> {
+    let xen = domain.xen();
+    let (major, minor) = xen.version()?;
+    let mut buffer = [0; 16];
+    let extra = String::from_utf8_lossy(xen.extra_version(&mut buffer)?).into_owned();
+    log::info!("Xen version {major}.{minor}{extra}");
+
+    let (vcpus, up) = count_vcpus(domain);
+    log::info!("{vcpus} vCPUs, {up} up; this kernel uses one");
+    let current = xen.current_reservation()?;
+    let maximum = xen.maximum_reservation()?;
+    log::info!("reservation: {current} ({}) now, {maximum} ({}) at most", current.to_kib(), maximum.to_kib());
+
+    let (uptime_ns, now_ns) = (domain.clock().now_ns(), domain.wall_clock_ns());
+    let seconds = now_ns / 1_000_000_000;
+    log::info!("system time {uptime_ns} ns, {seconds} s since 1970");
+
+    let domid = match read_store(domain, "domid") {
+        Ok(domid) => domid,
+        Err(error) => {
+            log::warn!("xenstore: {error}");
+            String::from("?")
+        }
+    };
+    let name = read_store(domain, "name").unwrap_or_else(|_| String::from("?"));
+    log::info!("domain {domid} \"{name}\"");
+    report(
+        "found",
+        &[
+            ("xen", &format_args!("{major}.{minor}{extra}")),
+            ("domid", &domid),
+            ("vcpus", &vcpus),
+            ("ram_kib", &machine.boot_info().ram().frames().to_kib().get()),
+            ("reservation_kib", &current.to_kib().get()),
+            ("maximum_kib", &maximum.to_kib().get()),
+            ("unix_s", &seconds),
+        ],
+    );
+    Ok(())
+}
+
+fn read_store(domain: &Domain, path: &str) -> Result<String, ebb::xen::store::StoreError> {
+    domain.store().ok_or(ebb::xen::store::StoreError::Absent)?.lock().read_text(path)
+}
+
+/// vCPUs that exist, and those that run.
+fn count_vcpus(domain: &Domain) -> (u32, u32) {
+    let mut up = 0;
+    for number in 0..MAX_VCPUS {
+        match domain.xen().is_up(VcpuId::new(number)) {
+            Ok(true) => up += 1,
+            Ok(false) => {}
+            Err(_) => return (number, up),
+        }
+    }
+    (MAX_VCPUS, up)
+}

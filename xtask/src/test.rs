@@ -1,0 +1,5 @@
+//! `cargo xtask test`: the whole ladder, from the host to real Xen.
+
+mod guest;
+mod host;
+mod outcome;
