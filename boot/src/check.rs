@@ -9,19 +9,23 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use ebb::arch::interrupts::{self, HandlerError, PageFault, Resolution};
 use ebb::arch::layout::{DIRECT_MAP, KERNEL_BASE, WINDOW, direct_map};
 use ebb::arch::paging::Access;
+use ebb::boot_info::{MAX_ENTRIES, RamMap};
+use ebb::port::{MapEntry, MemoryKind, MemoryOps};
 use ebb::units::{FRAME_SHIFT, FRAME_SIZE, Gfn};
 use spin::once::Once;
 
 /// A check: its name, and what answers the first thing that is wrong.
 pub type Check = (&'static str, fn(&'static Machine) -> Result<(), &'static str>);
 
-/// All checks. Each may run once, in any order.
-pub const CHECKS: [Check; 5] = [
+/// All checks. Each may run once, in any order. That of page faults keeps their one handler for good, so it needs a
+/// boot in which nobody else resolves them.
+pub const CHECKS: [Check; 6] = [
     ("boot.interrupts", interrupts_arrive_and_return),
     ("boot.page_faults", page_faults_are_resolved),
     ("boot.address_space", the_address_space_keeps_its_promises),
     ("boot.heap", the_heap_gives_and_takes),
     ("boot.free_ram", free_ram_is_ram_and_free),
+    ("boot.memory_map", xen_and_the_loader_agree),
 ];
 
 fn ensure(condition: bool, otherwise: &'static str) -> Result<(), &'static str> {
@@ -78,7 +82,7 @@ fn page_faults_are_resolved(machine: &'static Machine) -> Result<(), &'static st
     ensure(twice.is_none(), "a mapping was taken away twice")?;
     PAGE.store(page.addr().get() as u64, Ordering::Relaxed);
     MAPPED.call_once(|| (machine, frame));
-    interrupts::set_page_fault_handler(resolve);
+    interrupts::set_page_fault_handler(resolve).map_err(|_| "somebody else resolves page faults")?;
     // SAFETY: faults, and the handler maps a frame that holds what was written above.
     let found = unsafe { page.cast::<u64>().as_ptr().wrapping_add(1).read_volatile() };
     ensure(found == 0x600D, "the page holds something else")?;
@@ -158,6 +162,17 @@ fn free_ram_is_ram_and_free(machine: &'static Machine) -> Result<(), &'static st
         }
     }
     Ok(())
+}
+
+/// The map that is asked for where the loader gives none is the same as the loader's. Nothing to compare without
+/// Xen.
+fn xen_and_the_loader_agree(machine: &'static Machine) -> Result<(), &'static str> {
+    let Some(hypervisor) = machine.hypervisor() else { return Ok(()) };
+    let mut entries = [MapEntry { start: 0, size: 0, kind: MemoryKind::Reserved }; MAX_ENTRIES];
+    let count = hypervisor.xen.memory_map(&mut entries).map_err(|_| "Xen has no memory map")?;
+    let entries = entries.get(..count).ok_or("Xen counts more entries than there are")?;
+    let (ram, _) = RamMap::from_entries(entries);
+    ensure(ram.ranges() == machine.boot_info().ram().ranges(), "Xen's memory map differs from the loader's")
 }
 
 fn pointer(address: u64) -> *mut u64 {

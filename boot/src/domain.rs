@@ -14,6 +14,7 @@ use crate::machine::{Machine, OnXen};
 use crate::output;
 use console::RingConsole;
 use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
 use ebb::arch::interrupts::{self, HandlerError};
 use ebb::arch::paging::window::WindowFull;
 use ebb::arch::{cpu, interrupts::FIRST_INTERRUPT};
@@ -31,7 +32,7 @@ use spin::once::Once;
 use xen_abi::Errno;
 
 /// Where the shared-info page is mapped: a hole on every PVH domU, between the ACPI tables and the local APIC.
-const SHARED_INFO: Gfn = Gfn::new(0xFD000);
+pub const SHARED_INFO: Gfn = Gfn::new(0xFE000);
 /// The vector of upcalls.
 const UPCALL: u8 = FIRST_INTERRUPT;
 /// `HVM_PARAM_CALLBACK_IRQ`: the kind of callback in the top byte, here "a vector" (Xen:
@@ -54,6 +55,8 @@ static FIRED: PortSet = PortSet::new();
 /// Ports bound to the boot vCPU.
 static OWNED: PortSet = PortSet::new();
 static LATEST: Latest = Latest::new();
+/// Upcalls so far.
+static UPCALL_COUNT: AtomicU64 = AtomicU64::new(0);
 
 /// What the upcall's handler needs.
 static UPCALLS: Once<(Channels, VcpuInfo)> = Once::new();
@@ -249,6 +252,29 @@ impl Domain {
         self.channels.unmask(&self.xen, port)
     }
 
+    /// Has the upcall no longer collect `port`, and masks it.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for a port that does not exist.
+    pub fn ignore(&self, port: EventPort) -> Result<(), Errno> {
+        self.channels.mask(port)?;
+        OWNED.take(port);
+        Ok(())
+    }
+
+    /// How many upcalls there were.
+    #[must_use]
+    pub fn upcalls(&self) -> u64 {
+        UPCALL_COUNT.load(Ordering::Relaxed)
+    }
+
+    /// Ports that the upcall collects on this vCPU.
+    #[must_use]
+    pub fn owned(&self) -> &'static PortSet {
+        &OWNED
+    }
+
     /// Ports that fired and were not taken yet.
     #[must_use]
     pub fn fired(&self) -> &'static PortSet {
@@ -300,6 +326,7 @@ impl Domain {
 
 /// The upcall: collects what fired. Runs with interrupts off, takes no lock.
 fn upcall() {
+    UPCALL_COUNT.fetch_add(1, Ordering::Relaxed);
     if let Some((channels, vcpu)) = UPCALLS.get() {
         channels.scan(vcpu, &OWNED, |port| FIRED.insert(port));
     }

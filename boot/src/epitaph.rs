@@ -14,6 +14,7 @@ use ebb::arch::backtrace::Backtrace;
 use ebb::arch::layout::{self, WINDOW, WINDOW_SLOTS};
 use ebb::arch::trap::{Exception, PageFaultCode, SelectorCode, TrapFrame};
 use ebb::arch::{cpu, interrupts};
+use ebb::symbols::Symbol;
 use ebb::units::FRAME_SIZE;
 use spin::once::Once;
 
@@ -60,6 +61,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
         writeln!(out, "\n*** ebb: {info}")?;
         writeln!(out, "backtrace:")?;
         trace(out, Backtrace::new(Stacks, frame_pointer))?;
+        record(out, "panic", info, Names { interrupted: None, frame_pointer })?;
         appendix(out)
     })
 }
@@ -69,35 +71,71 @@ pub(crate) fn exception(frame: &TrapFrame) -> ! {
     let exception = u8::try_from(frame.vector).ok().and_then(Exception::new);
     let name = exception.map_or("unexpected interrupt", Exception::name);
     last_words(format_args!("{name} at {:#x}", frame.rip), |out| {
-        write!(out, "\n*** ebb: {name}")?;
-        match exception {
+        let detail = Detail(frame, exception);
+        writeln!(out, "\n*** ebb: {name}{detail}")?;
+        writeln!(out, "{frame}")?;
+        writeln!(out, "backtrace:")?;
+        // The interrupted instruction, then whoever called it.
+        place_of_code(out, frame.rip, 0)?;
+        trace(out, Backtrace::new(Stacks, frame.rbp))?;
+        record(out, name, &detail, Names { interrupted: Some(frame.rip), frame_pointer: frame.rbp })?;
+        appendix(out)
+    })
+}
+
+/// The same, for the harness.
+fn record(out: &mut dyn Write, what: &str, message: &dyn fmt::Display, frames: Names) -> fmt::Result {
+    ebb::report::write(out, "epitaph", &[("what", &what), ("message", message), ("frames", &frames)])
+}
+
+/// What an exception was about, as far as it is known.
+struct Detail<'f>(&'f TrapFrame, Option<Exception>);
+
+impl fmt::Display for Detail<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(frame, exception) = self;
+        match *exception {
             Some(Exception::PAGE_FAULT) => {
                 let address = interrupts::fault_address();
                 write!(out, ": {} at {address:#x}", PageFaultCode::new(frame.error_code))?;
-                name_place(out, address)?;
+                name_place(out, address)
             }
             // A full stack cannot take the page fault that it causes; the address remains.
             Some(Exception::DOUBLE_FAULT) => {
                 let address = interrupts::fault_address();
                 if let Some(stack) = stacks::find(address).filter(|stack| stack.guard.contains(&address)) {
-                    write!(out, ": stack overflow: {address:#x} is in the guard page of the {}", stack.name)?;
+                    write!(out, ": stack overflow: {address:#x} is in the guard page of the {}", stack.name)
                 } else {
                     write!(out, "; the last page fault was at {address:#x}")?;
-                    name_place(out, address)?;
+                    name_place(out, address)
                 }
             }
             Some(exception) if exception.has_error_code() => {
-                write!(out, ": {} (error code {:#x})", SelectorCode(frame.error_code), frame.error_code)?;
+                write!(out, ": {} (error code {:#x})", SelectorCode(frame.error_code), frame.error_code)
             }
-            _ => {}
+            _ => Ok(()),
         }
-        writeln!(out, "\n{frame}")?;
-        writeln!(out, "backtrace:")?;
-        // The interrupted instruction, then whoever called it.
-        place_of_code(out, frame.rip, 0)?;
-        trace(out, Backtrace::new(Stacks, frame.rbp))?;
-        appendix(out)
-    })
+    }
+}
+
+/// The functions of a backtrace, innermost first, separated by semicolons; a recursion once.
+struct Names {
+    interrupted: Option<u64>,
+    frame_pointer: u64,
+}
+
+impl fmt::Display for Names {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// More would fill the console's ring.
+        const MOST: usize = 12;
+        let mut last = None;
+        let callers = Backtrace::new(Stacks, self.frame_pointer).map(|address| address.saturating_sub(1));
+        let places = self.interrupted.into_iter().chain(callers).filter_map(symbol_at).map(|found| found.name);
+        for name in places.filter(|name| last.replace(*name) != Some(*name)).take(MOST) {
+            write!(out, "{name};")?;
+        }
+        Ok(())
+    }
 }
 
 fn appendix(out: &mut dyn Write) -> fmt::Result {
@@ -154,11 +192,13 @@ fn trace(out: &mut dyn Write, addresses: impl Iterator<Item = u64>) -> fmt::Resu
 /// Prints an address with the name of the function that has the byte `back` before it.
 fn place_of_code(out: &mut dyn Write, address: u64, back: u64) -> fmt::Result {
     write!(out, "  {address:016x}")?;
-    let offset = address.checked_sub(back).and_then(|at| at.checked_sub(image::base()));
-    let symbol =
-        offset.and_then(|offset| u32::try_from(offset).ok()).and_then(|o| image::symbols().look_up(o));
-    match symbol {
+    match address.checked_sub(back).and_then(symbol_at) {
         Some(symbol) => writeln!(out, "  {}+{:#x}", symbol.name, u64::from(symbol.offset) + back),
         None => writeln!(out),
     }
+}
+
+/// The function that an address lies in.
+fn symbol_at(address: u64) -> Option<Symbol<'static>> {
+    image::symbols().look_up(u32::try_from(address.checked_sub(image::base())?).ok()?)
 }

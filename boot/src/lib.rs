@@ -18,6 +18,7 @@
 
 extern crate alloc;
 
+pub mod cases;
 pub mod check;
 mod clock;
 pub mod domain;
@@ -70,7 +71,7 @@ mod main_function {
     use crate::{Machine, Opt, Outcome};
 
     unsafe extern "Rust" {
-        /// Defined by [`entry!`](crate::entry), whose types make it this function.
+        /// Defined by [`entry!`](macro@crate::entry), whose types make it this function.
         pub(crate) safe fn ebb_main(machine: &'static Machine) -> Outcome;
         /// Defined with it.
         pub(crate) safe fn ebb_options() -> &'static [Opt];

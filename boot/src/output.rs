@@ -57,23 +57,31 @@ impl Serial {
     }
 }
 
+/// How often a byte is offered to a port that does not take it; at 115200 baud one takes less than 0.1 ms.
+const PATIENCE: u32 = 100_000;
+
 impl Sink for Serial {
     fn write(&self, text: &[u8]) {
-        if let Some(mut device) = Self::device() {
-            for line in text.split_inclusive(|byte| *byte == b'\n') {
-                match line.split_last() {
-                    Some((b'\n', rest)) => {
-                        device.send_bytes_exact(rest);
-                        device.send_bytes_exact(b"\r\n");
-                    }
-                    _ => device.send_bytes_exact(line),
+        let Some(mut device) = Self::device() else { return };
+        let mut send = |byte| {
+            for _ in 0..PATIENCE {
+                if device.try_send_byte(byte).is_ok() {
+                    return;
                 }
+                core::hint::spin_loop();
             }
+        };
+        for byte in text {
+            if *byte == b'\n' {
+                send(b'\r');
+            }
+            send(*byte);
         }
     }
 }
 
-static SINK: SpinMutex<&'static dyn Sink> = SpinMutex::new(&DebugPort);
+/// What has replaced the debug port.
+static SINK: SpinMutex<Option<&'static dyn Sink>> = SpinMutex::new(None);
 /// Held by whoever prints a line.
 static CONSOLE: SpinMutex<()> = SpinMutex::new(());
 
@@ -111,12 +119,21 @@ pub fn attach(sink: &'static dyn Sink) {
             sink.write(&early.text[..early.length]);
             early.over = true;
         }
-        *SINK.lock() = sink;
+        *SINK.lock() = Some(sink);
     });
 }
 
-/// The sink in use; the debug port if it is being replaced this very moment by somebody who does not finish.
-fn sink() -> &'static dyn Sink {
+/// Stays with the debug port, or goes back to it.
+pub(crate) fn attach_debug_port() {
+    without_interrupts(|| {
+        EARLY.lock().over = true;
+        *SINK.lock() = None;
+    });
+}
+
+/// The sink that has replaced the debug port; none also if it is being replaced this very moment by somebody who
+/// does not finish.
+fn attached() -> Option<&'static dyn Sink> {
     without_interrupts(|| {
         for _ in 0..100_000 {
             if let Some(sink) = SINK.try_lock() {
@@ -124,7 +141,7 @@ fn sink() -> &'static dyn Sink {
             }
             core::hint::spin_loop();
         }
-        &DebugPort as &dyn Sink
+        None
     })
 }
 
@@ -134,14 +151,17 @@ const LINE_BYTES: usize = 256;
 /// Formats into a sink, line by line: a formatted line comes in many pieces, and each write to the console ring
 /// wakes a daemon in dom0.
 struct Text {
-    sink: &'static dyn Sink,
+    /// The debug port where there is no other.
+    sink: Option<&'static dyn Sink>,
+    /// Whether the debug port gets the text in any case.
+    twice: bool,
     line: [u8; LINE_BYTES],
     length: usize,
 }
 
 impl Text {
-    fn to(sink: &'static dyn Sink) -> Self {
-        Self { sink, line: [0; LINE_BYTES], length: 0 }
+    const fn to(sink: Option<&'static dyn Sink>, twice: bool) -> Self {
+        Self { sink, twice, line: [0; LINE_BYTES], length: 0 }
     }
 
     fn flush(&mut self) {
@@ -149,7 +169,12 @@ impl Text {
         if let Some(mut early) = EARLY.try_lock() {
             early.keep(line);
         }
-        self.sink.write(line);
+        if let Some(sink) = self.sink {
+            sink.write(line);
+        }
+        if self.twice || self.sink.is_none() {
+            DebugPort.write(line);
+        }
         self.length = 0;
     }
 }
@@ -181,7 +206,7 @@ impl Drop for Text {
 pub fn with_console<R>(print: impl FnOnce(&mut dyn fmt::Write) -> R) -> R {
     without_interrupts(|| {
         let _held = CONSOLE.lock();
-        print(&mut Text::to(sink()))
+        print(&mut Text::to(attached(), false))
     })
 }
 
@@ -191,9 +216,10 @@ pub fn report(kind: &str, fields: &[(&str, &dyn fmt::Display)]) {
     let _ = with_console(|out| ebb::report::write(out, kind, fields));
 }
 
-/// Text that does not wait for whoever holds the console: it may be the code that just failed.
+/// Text that does not wait for whoever holds the console, who may be the code that just failed; and that goes to
+/// the debug port too, because what has replaced it may be broken.
 pub(crate) fn unheld() -> impl fmt::Write {
-    Text::to(sink())
+    Text::to(attached(), true)
 }
 
 static CLOCK: Once<fn() -> u64> = Once::new();

@@ -74,7 +74,7 @@ fn bring_up(start_info: PhysAddr) -> &'static Machine {
 /// Applies the choice of a console where it is not Xen's ring.
 fn check_console(choice: ConsoleChoice, on_xen: bool) {
     match (choice, on_xen) {
-        (ConsoleChoice::PortE9, _) => output::attach(&output::DebugPort),
+        (ConsoleChoice::PortE9, _) => output::attach_debug_port(),
         (ConsoleChoice::Uart, true) => log::warn!("console: a PVH domU has no serial port; using port 0xE9"),
         (ConsoleChoice::Xen, false) => log::warn!("console: no Xen; using the serial port"),
         _ => {}

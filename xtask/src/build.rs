@@ -145,6 +145,7 @@ fn run_cargo(image: Image) -> Result<PathBuf> {
         .args(["build", "--package", package, "--bin", binary])
         .args(["--profile", "image", "--target", setup::TARGET])
         .arg("--message-format=json-render-diagnostics")
+        .args(portable_paths())
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
@@ -154,6 +155,19 @@ fn run_cargo(image: Image) -> Result<PathBuf> {
     }
     executable(&output.stdout, binary)
         .with_context(|| format!("cargo does not say where it put the binary {binary} of {package}"))
+}
+
+/// Has panics name the files of dependencies alike, wherever this machine keeps them: the same sources give the
+/// same image.
+fn portable_paths() -> Vec<String> {
+    let home = std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    let flag = |home: PathBuf| format!("--remap-path-prefix={}=crates", home.join("registry/src").display());
+    // Joined with the flags of `.cargo/config.toml`; JSON strings are TOML strings.
+    let setting =
+        |flag: String| format!("target.x86_64-unknown-none.rustflags=[{}]", serde_json::json!(flag));
+    home.map(flag).map(setting).map_or(Vec::new(), |setting| vec!["--config".to_owned(), setting])
 }
 
 /// Finds the path of `binary` in Cargo's messages.

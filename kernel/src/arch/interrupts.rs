@@ -65,9 +65,15 @@ pub fn set_interrupt_handler(vector: u8, handler: fn()) -> Result<(), HandlerErr
     if core::ptr::fn_addr_eq(set, handler) { Ok(()) } else { Err(HandlerError::Taken(vector)) }
 }
 
-/// Has page faults ask `handler` first, on the faulting stack, with interrupts off. Only the first call counts.
-pub fn set_page_fault_handler(handler: fn(&PageFault) -> Resolution) {
-    PAGE_FAULT.call_once(|| handler);
+/// Has page faults ask `handler` first, on the faulting stack, with interrupts off.
+///
+/// # Errors
+///
+/// If there is another handler, which stays.
+pub fn set_page_fault_handler(handler: fn(&PageFault) -> Resolution) -> Result<(), HandlerError> {
+    let set = *PAGE_FAULT.call_once(|| handler);
+    let vector = Exception::PAGE_FAULT.vector();
+    if core::ptr::fn_addr_eq(set, handler) { Ok(()) } else { Err(HandlerError::Taken(vector)) }
 }
 
 /// Has exceptions that nobody resolves call `handler`. Only the first call counts.

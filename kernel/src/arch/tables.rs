@@ -42,7 +42,7 @@ impl<S: FrameSource> DirectTables<S> {
     }
 
     /// Entry `index` of `table`; atomic, because the processor reads it, and sets bits in it, at any time.
-    fn entry(table: Gfn, index: usize) -> &'static AtomicU64 {
+    fn entry(&self, table: Gfn, index: usize) -> &AtomicU64 {
         assert!(index < 512, "a page table has 512 entries");
         let base = direct_map(table.start());
         let Some(base) = base else { unreachable!("page tables lie within the direct map") };
@@ -56,17 +56,17 @@ impl<S: FrameSource> Tables for DirectTables<S> {
     fn allocate(&mut self) -> Result<Gfn, OutOfTables> {
         let table = self.source.frame().ok_or(OutOfTables)?;
         for index in 0..FRAME_SIZE / size_of::<u64>() {
-            Self::entry(table, index).store(0, Ordering::Relaxed);
+            self.entry(table, index).store(0, Ordering::Relaxed);
         }
         Ok(table)
     }
 
     fn get(&self, table: Gfn, index: usize) -> u64 {
-        Self::entry(table, index).load(Ordering::Relaxed)
+        self.entry(table, index).load(Ordering::Relaxed)
     }
 
     fn set(&mut self, table: Gfn, index: usize, entry: u64) {
-        Self::entry(table, index).store(entry, Ordering::Release);
+        self.entry(table, index).store(entry, Ordering::Release);
     }
 }
 

@@ -111,6 +111,12 @@ impl<P: EventOps + Wait> Transaction<'_, P> {
         self.store.directory_in(self.id, path)
     }
 
+    /// The store outside of the transaction. What is changed there and was read or written here makes the commit
+    /// fail, and the body run again.
+    pub fn outside(&mut self) -> &mut Store<P> {
+        self.store
+    }
+
     /// As [`Store::next_event`].
     pub fn next_event(&mut self) -> Option<WatchEvent> {
         self.store.next_event()

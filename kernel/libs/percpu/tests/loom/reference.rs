@@ -81,9 +81,8 @@ impl<K: Kind> Shared<K> {
 fn kill(host: Host) {
     host.enter(0);
     let object = Object::new();
-    let count = Shared::<OneShot>::new(
-        PercpuRef::one_shot(host.rcu(), "model", Watch(Arc::clone(&object))).unwrap(),
-    );
+    let count =
+        Shared::<OneShot>::new(PercpuRef::one_shot(host.rcu(), "model", Watch(Arc::clone(&object))).unwrap());
     let owner = count.get().owner().unwrap();
     let moved = owner.get();
     let other = {
@@ -118,9 +117,8 @@ fn kill(host: Host) {
 fn confirm(host: Host) {
     host.enter(0);
     let object = Object::new();
-    let count = Shared::<OneShot>::new(
-        PercpuRef::one_shot(host.rcu(), "model", Watch(Arc::clone(&object))).unwrap(),
-    );
+    let count =
+        Shared::<OneShot>::new(PercpuRef::one_shot(host.rcu(), "model", Watch(Arc::clone(&object))).unwrap());
     let owner = count.get().owner().unwrap();
     let other = {
         let (object, count) = (Arc::clone(&object), count.get());
@@ -223,9 +221,8 @@ fn free_after_switch(host: Host) {
 fn drop_while_pending(host: Host) {
     host.enter(0);
     let object = Object::new();
-    let count = Shared::<OneShot>::new(
-        PercpuRef::one_shot(host.rcu(), "model", Watch(Arc::clone(&object))).unwrap(),
-    );
+    let count =
+        Shared::<OneShot>::new(PercpuRef::one_shot(host.rcu(), "model", Watch(Arc::clone(&object))).unwrap());
     drop(count.get().owner().unwrap());
     let other = thread::spawn(move || {
         host.enter(1);
@@ -309,7 +306,8 @@ const KILL: Model = Model { name: "reference: kill", preemptions: 2, run: kill }
 const CONFIRM: Model = Model { name: "reference: kill and confirm", preemptions: 2, run: confirm };
 const BACK: Model = Model { name: "reference: back to per-CPU mode", preemptions: 2, run: switch_back };
 const FREE: Model = Model { name: "reference: free after a switch", preemptions: 2, run: free_after_switch };
-const ORPHAN: Model = Model { name: "reference: drop while pending", preemptions: 2, run: drop_while_pending };
+const ORPHAN: Model =
+    Model { name: "reference: drop while pending", preemptions: 2, run: drop_while_pending };
 const REINIT: Model = Model { name: "reference: reinit", preemptions: 3, run: reinit };
 const RESURRECT: Model = Model { name: "reference: resurrect", preemptions: 3, run: resurrect };
 
