@@ -226,7 +226,7 @@ pub trait EventOps {
     ///
     /// # Errors
     ///
-    /// `ENOSPC` when no port is free, `ESRCH` for an unknown domain.
+    /// `ENOSPC` when no port is free. A `remote` that does not exist is no error.
     fn alloc_unbound(&self, remote: DomId) -> Result<EventPort, Errno>;
 
     /// Connects a new port to `port` of `remote`. The new port is left pending once.
@@ -429,7 +429,7 @@ pub trait HvmOps {
     ///
     /// # Errors
     ///
-    /// `EINVAL` for a frame number beyond the address width.
+    /// `ERANGE` for a type that this list does not have; otherwise only where there is no Xen to ask.
     fn frame_type(&self, frame: Gfn) -> Result<FrameType, Errno>;
 }
 

@@ -5,13 +5,14 @@
 //!   differs is a bug in the model or in our facts, and Xen decides which.
 //! - `model`: a hypervisor that decodes the same registers and the same memory, deterministic, with every
 //!   failure at hand. Host only.
+//! - `dom0`: the other side of the rings. Host only.
 #![no_std]
 
 #[cfg(not(target_os = "none"))]
 extern crate std;
 
+pub mod conformance;
 #[cfg(not(target_os = "none"))]
 pub mod dom0;
-pub mod conformance;
 #[cfg(not(target_os = "none"))]
 pub mod model;

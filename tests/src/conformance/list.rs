@@ -10,7 +10,8 @@ macro_rules! for_each_case {
     ($to:ident) => {
         $to! {
             memory {
-                release_then_populate_order_0: "a released frame is a hole and leaves tot_pages by one; a populated one comes back";
+                release_then_populate_order_0:
+                    "a released frame is a hole and leaves tot_pages by one; a populated one comes back";
                 release_then_populate_order_9: "so does a block, by 512";
                 release_then_populate_list: "a list of 512 frames counts 512, again and again";
                 orders_between_work: "every order from 1 to 8 is released and populated";
@@ -23,14 +24,22 @@ macro_rules! for_each_case {
                 neighbours_keep_their_content: "splitting a block moves nothing";
                 releasing_twice_does_nothing: "a hole cannot be released";
                 a_duplicate_ends_a_release: "a frame that is twice in a list ends it the second time";
-                a_release_ends_at_a_hole: "a list ends at the first hole; what is before it is gone, what is after it stays";
-                a_half_failed_block_loses_its_beginning: "a block with a hole counts 0, its frames before the hole are gone, and trying again does nothing";
+                a_release_ends_at_a_hole:
+                    "a list ends at the first hole; what is before it is gone, what is after it stays";
+                a_half_failed_block_loses_its_beginning:
+                    "a block with a hole counts 0, its frames before the hole are gone, and trying again \
+             does nothing";
                 memory_can_be_anywhere: "a frame can be populated outside the memory map";
                 alignment_is_not_checked: "a block can be populated at an odd frame number";
-                over_allocation_is_refused_to_the_frame: "a block beyond max_pages is refused whole, single frames are granted up to the limit and not beyond";
+                over_allocation_is_refused_to_the_frame:
+                    "a block beyond max_pages is refused whole, single frames are granted up to the limit \
+             and not beyond";
                 a_released_block_makes_room: "what was released can be had elsewhere";
-                populating_memory_leaks_it [1]: "populating a frame that has memory succeeds and charges twice; only one can be released";
-                increase_reservation_charges_for_nothing [1]: "increase_reservation charges a frame and maps it nowhere";
+                populating_memory_leaks_it [1]:
+                    "populating a frame that has memory succeeds and charges twice; only one can be \
+             released";
+                increase_reservation_charges_for_nothing [1]:
+                    "increase_reservation charges a frame and maps it nowhere";
                 reservations_are_plausible: "tot_pages and max_pages can be asked for";
                 maximum_gpfn_covers_the_special_pages: "the highest frame is at least the console's";
                 the_memory_map_has_ram: "the memory map covers RAM, and fills no more than its buffer";
@@ -53,7 +62,8 @@ macro_rules! for_each_case {
                 progress_bits_skip_extents: "progress above the command's bits skips extents, which count";
                 progress_bits_beyond_the_list_are_the_answer: "progress beyond the list is answered as it is";
                 progress_bits_on_a_query_are_einval: "a query takes no progress";
-                populate_on_demand_is_not_for_oneself: "a domain cannot mark its own frames populate-on-demand";
+                populate_on_demand_is_not_for_oneself:
+                    "a domain cannot mark its own frames populate-on-demand";
                 an_exact_node_does_nothing: "a domain without nodes cannot insist on one";
                 a_narrow_address_does_nothing: "an address width within a page answers 0";
                 queries_are_about_oneself: "reservations of dom0 are EPERM, of no domain ESRCH";
@@ -61,14 +71,16 @@ macro_rules! for_each_case {
                 device_memory_is_not_ours: "mapping device memory is EACCES";
                 a_foreign_frame_needs_the_batch_form: "the plain call maps no foreign frames: ENOSYS";
                 the_toolstacks_commands_are_refused: "get_pod_target is EPERM, machine_memory_map ENOSYS";
-                moving_a_frame_leaves_a_hole: "add_to_physmap moves a frame with its content, and charges nothing";
+                moving_a_frame_leaves_a_hole:
+                    "add_to_physmap moves a frame with its content, and charges nothing";
                 a_long_list_is_restarted_unseen: "the count of a preempted call is the whole call's";
                 a_count_beyond_the_map_stops_at_its_end: "unused frame numbers are holes";
             }
             event {
                 a_new_port_waits_for_its_remote: "alloc_unbound answers an unbound port, never port 0";
                 a_port_for_dom0_says_so: "the status of an unbound port names its remote";
-                ports_of_a_loop_name_each_other: "a domain can bind its own port, and both ends name the other";
+                ports_of_a_loop_name_each_other:
+                    "a domain can bind its own port, and both ends name the other";
                 the_binding_end_is_pending_once: "bind_interdomain leaves the new port pending";
                 binding_to_nobody_is_esrch: "an unknown remote domain is ESRCH";
                 binding_to_a_port_that_does_not_wait_is_einval: "a bound port, or port 0, is EINVAL";
@@ -79,7 +91,8 @@ macro_rules! for_each_case {
                 closing_one_end_frees_the_other: "the other end waits again";
                 an_event_for_nobody_is_dropped: "sending on an unbound port succeeds and does nothing";
                 ports_0_and_beyond_are_einval: "port 0 and ports beyond the table are EINVAL";
-                a_virq_binds_once: "a virtual interrupt is bound once per vCPU (EEXIST), and nobody can send it";
+                a_virq_binds_once:
+                    "a virtual interrupt is bound once per vCPU (EEXIST), and nobody can send it";
                 the_timer_is_bound_already: "so is the timer";
                 a_virq_of_no_vcpu_is_enoent: "an unknown vCPU is ENOENT";
                 an_unknown_virq_is_einval: "an unknown virtual interrupt is EINVAL";
@@ -91,19 +104,23 @@ macro_rules! for_each_case {
             }
             delivery {
                 an_event_arrives_at_the_other_end: "send sets the pending bit of the other end, either way";
-                an_event_raises_an_upcall: "an event on an unmasked port selects its word and raises the upcall";
+                an_event_raises_an_upcall:
+                    "an event on an unmasked port selects its word and raises the upcall";
                 a_masked_port_stays_silent: "an event on a masked port sets its pending bit and nothing else";
                 unmasking_raises_what_was_pending: "unmask selects and raises a port that was pending";
                 unmasking_an_idle_port_raises_nothing: "unmask of a port that was not pending raises nothing";
                 unmasking_twice_raises_once: "unmask of a port that is not masked raises nothing";
                 a_pending_port_is_mute: "an event on a port that is still pending raises nothing";
-                an_event_after_the_acknowledgement_is_not_lost: "an event after the pending bit was cleared raises again";
-                a_clear_by_hand_unmasks_for_the_next: "clearing the mask bit by hand raises nothing, and lets the next event through";
+                an_event_after_the_acknowledgement_is_not_lost:
+                    "an event after the pending bit was cleared raises again";
+                a_clear_by_hand_unmasks_for_the_next:
+                    "clearing the mask bit by hand raises nothing, and lets the next event through";
                 an_event_between_look_and_wait_ends_the_wait: "an upcall that is due ends sti; hlt at once";
                 a_wait_wakes_again_and_again: "and every further one, too";
             }
             sched {
-                a_pending_port_ends_a_poll_at_once: "a poll returns when a port is pending, masked or not, and leaves it pending";
+                a_pending_port_ends_a_poll_at_once:
+                    "a poll returns when a port is pending, masked or not, and leaves it pending";
                 any_port_of_the_list_will_do: "any port of the list ends a poll";
                 a_poll_times_out: "a poll ends at its deadline, with success, not before it";
                 a_poll_of_nothing_is_a_sleep: "a poll of no ports waits for its deadline";

@@ -259,9 +259,9 @@ pub(super) fn a_foreign_frame_needs_the_batch_form<E: Env>(env: &E) -> Outcome {
 pub(super) fn the_toolstacks_commands_are_refused<E: Env>(env: &E) -> Outcome {
     let command = |command: u32| {
         let mut zeros = [0_u64; 8];
-        zeros[0] = u64::from(DOMID_SELF);
-        // SAFETY: more zeros than any of these structures has bytes, with our own number in front; a domU is
-        // refused.
+        // The domain is the last field of get_pod_target's structure.
+        zeros[4] = u64::from(DOMID_SELF);
+        // SAFETY: longer than either structure, and a domU is refused both.
         unsafe { own::command(env, hypercall::MEMORY_OP, u64::from(command), &mut zeros) }
     };
     answers("get_pod_target", command(abi::GET_POD_TARGET), Errno::EPERM.to_rax())?;
