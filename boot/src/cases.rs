@@ -42,11 +42,22 @@ pub enum Ends {
     },
 }
 
+/// What a case needs to be asked at all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Needs {
+    /// A machine.
+    Nothing,
+    /// The services of a domU.
+    Xen,
+}
+
 /// One case.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
     /// `area.name`, unique in the image.
     pub id: &'static str,
+    /// What it needs.
+    pub needs: Needs,
     /// How it is meant to end.
     pub ends: Ends,
     /// What it does.
@@ -57,14 +68,21 @@ pub struct Case {
 #[macro_export]
 macro_rules! case {
     ($id:literal, $run:expr) => {
-        $crate::case!($id, $run, $crate::cases::Ends::Returns);
+        $crate::case!($id, $crate::cases::Needs::Nothing, $run, $crate::cases::Ends::Returns);
+    };
+    (on Xen: $id:literal, $run:expr) => {
+        $crate::case!($id, $crate::cases::Needs::Xen, $run, $crate::cases::Ends::Returns);
     };
     ($id:literal, $run:expr, $ends:expr) => {
+        $crate::case!($id, $crate::cases::Needs::Nothing, $run, $ends);
+    };
+    ($id:literal, $needs:expr, $run:expr, $ends:expr) => {
         #[expect(unsafe_code, reason = "a static in the section of cases")]
         const _: () = {
             #[used]
             #[unsafe(link_section = "ebb_cases")]
-            static CASE: $crate::cases::Case = $crate::cases::Case { id: $id, ends: $ends, run: $run };
+            static CASE: $crate::cases::Case =
+                $crate::cases::Case { id: $id, needs: $needs, ends: $ends, run: $run };
         };
     };
 }

@@ -130,7 +130,8 @@ impl fmt::Display for Names {
         const MOST: usize = 12;
         let mut last = None;
         let callers = Backtrace::new(Stacks, self.frame_pointer).map(|address| address.saturating_sub(1));
-        let places = self.interrupted.into_iter().chain(callers).filter_map(symbol_at).map(|found| found.name);
+        let places =
+            self.interrupted.into_iter().chain(callers).filter_map(symbol_at).map(|found| found.name);
         for name in places.filter(|name| last.replace(*name) != Some(*name)).take(MOST) {
             write!(out, "{name};")?;
         }

@@ -12,7 +12,7 @@ use ebb_boot::domain::Processor;
 /// 2020 and 2100: between them the host's clock is believed.
 const PLAUSIBLE_UNIX_S: core::ops::Range<u64> = 1_577_836_800..4_102_444_800;
 
-case!("domain.the_clock_advances_and_never_goes_back", |machine| {
+case!(on Xen: "domain.the_clock_advances_and_never_goes_back", |machine| {
     let clock = domain_of(machine)?.clock();
     let first_ns = clock.now_ns();
     let mut last_ns = first_ns;
@@ -26,12 +26,12 @@ case!("domain.the_clock_advances_and_never_goes_back", |machine| {
     ensure(steps > 1000, &format!("time moved {steps} times, by {} ns", last_ns - first_ns))
 });
 
-case!("domain.the_wall_clock_is_plausible", |machine| {
+case!(on Xen: "domain.the_wall_clock_is_plausible", |machine| {
     let seconds = domain_of(machine)?.wall_clock_ns() / 1_000_000_000;
     ensure(PLAUSIBLE_UNIX_S.contains(&seconds), &format!("{seconds} s since 1970"))
 });
 
-case!("domain.a_sleep_ends_at_its_deadline_and_not_before", |machine| {
+case!(on Xen: "domain.a_sleep_ends_at_its_deadline_and_not_before", |machine| {
     let domain = domain_of(machine)?;
     let sleeping = domain.sleeping();
     let port = sleeping.alloc_unbound(DomId::SELF).map_err(|error| failed("a port")(&error))?;
@@ -44,7 +44,7 @@ case!("domain.a_sleep_ends_at_its_deadline_and_not_before", |machine| {
     sleeping.close(port).map_err(|error| failed("close")(&error))
 });
 
-case!("domain.a_deadline_in_the_past_does_not_sleep", |machine| {
+case!(on Xen: "domain.a_deadline_in_the_past_does_not_sleep", |machine| {
     let domain = domain_of(machine)?;
     let sleeping = domain.sleeping();
     let port = sleeping.alloc_unbound(DomId::SELF).map_err(|error| failed("a port")(&error))?;
@@ -53,16 +53,14 @@ case!("domain.a_deadline_in_the_past_does_not_sleep", |machine| {
 });
 
 /// A pair of ports, both ends ours: what is sent on the first fires the second.
-fn loopback(
-    domain: &ebb_boot::Domain,
-) -> Result<(ebb::units::EventPort, ebb::units::EventPort), Not> {
+fn loopback(domain: &ebb_boot::Domain) -> Result<(ebb::units::EventPort, ebb::units::EventPort), Not> {
     let xen = domain.xen();
     let first = xen.alloc_unbound(DomId::SELF).map_err(|error| failed("alloc_unbound")(&error))?;
     let second = xen.bind_interdomain(DomId::SELF, first).map_err(|error| failed("bind")(&error))?;
     Ok((first, second))
 }
 
-case!("domain.an_event_between_the_check_and_the_sleep_ends_it", |machine| {
+case!(on Xen: "domain.an_event_between_the_check_and_the_sleep_ends_it", |machine| {
     let domain = domain_of(machine)?;
     let (sender, receiver) = loopback(domain)?;
     domain.listen(receiver).map_err(|error| failed("listen")(&error))?;
@@ -84,7 +82,7 @@ case!("domain.an_event_between_the_check_and_the_sleep_ends_it", |machine| {
     Ok(())
 });
 
-case!("domain.an_event_that_came_before_the_wait_ends_it_at_once", |machine| {
+case!(on Xen: "domain.an_event_that_came_before_the_wait_ends_it_at_once", |machine| {
     let domain = domain_of(machine)?;
     let (sender, receiver) = loopback(domain)?;
     domain.listen(receiver).map_err(|error| failed("listen")(&error))?;

@@ -23,7 +23,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::Display;
 use ebb::cmdline::{self, BASE, Item, Kind, Opt, Value};
-use ebb_boot::cases::{self, Case, Ends, Not};
+use ebb_boot::cases::{self, Case, Ends, Needs, Not};
 use ebb_boot::{Machine, Outcome, check, report};
 
 ebb_boot::entry!(main, OPTIONS);
@@ -94,9 +94,13 @@ impl Any {
 
 fn main(machine: &'static Machine) -> Outcome {
     let wish = Wish::read(machine.boot_info().command_line());
-    let mut all: Vec<Any> = cases::registered().iter().map(Any::Registered).collect();
+    let on_xen = machine.domain().is_some();
+    let here = |case: &&Case| on_xen || case.needs == Needs::Nothing;
+    let mut all: Vec<Any> = cases::registered().iter().filter(here).map(Any::Registered).collect();
     all.extend(check::CHECKS.iter().map(Any::Check));
-    all.extend(conformance::all().into_iter().map(Any::Conformance));
+    if on_xen {
+        all.extend(conformance::all().into_iter().map(Any::Conformance));
+    }
     all.sort_by_key(Any::id);
     for pair in all.windows(2) {
         assert!(pair[0].id() != pair[1].id(), "two cases are called {}", pair[0].id());

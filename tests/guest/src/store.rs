@@ -35,7 +35,7 @@ fn at(name: &str) -> String {
     format!("{OWN}/{name}")
 }
 
-case!("store.the_domain_knows_its_number", |machine| {
+case!(on Xen: "store.the_domain_knows_its_number", |machine| {
     with_store(machine, |_, store| {
         let number = store.read_text("domid").map_err(|error| failed("domid")(&error))?;
         let cpuid = machine.hypervisor().and_then(|on_xen| on_xen.detected.domain);
@@ -47,7 +47,7 @@ case!("store.the_domain_knows_its_number", |machine| {
     })
 });
 
-case!("store.what_is_written_is_read", |machine| {
+case!(on Xen: "store.what_is_written_is_read", |machine| {
     with_store(machine, |_, store| {
         for size in [0, 1, 1000, 1024, 1900] {
             let value = vec![b'x'; size];
@@ -59,7 +59,7 @@ case!("store.what_is_written_is_read", |machine| {
     })
 });
 
-case!("store.refusals_are_errors", |machine| {
+case!(on Xen: "store.refusals_are_errors", |machine| {
     with_store(machine, |_, store| {
         same("a missing node", store.read(&at("none")), Err(StoreError::Refused(Errno::ENOENT)))?;
         same("a foreign node", store.write("/tool/ebb", b"x"), Err(StoreError::Refused(Errno::EACCES)))?;
@@ -73,16 +73,16 @@ case!("store.refusals_are_errors", |machine| {
     })
 });
 
-case!("store.a_large_directory_is_listed_whole", |machine| {
+case!(on Xen: "store.a_large_directory_is_listed_whole", |machine| {
     with_store(machine, |_, store| {
-        // More than a message: 60 names of 100 bytes.
+        // More than the ring holds at once. A domU's node may not have more: its quota counts the names too.
         let name = |index: usize| format!("{index:0>100}");
-        for index in 0..60 {
+        for index in 0..18 {
             store.write(&at(&name(index)), b"").map_err(|error| failed("write")(&error))?;
         }
         let mut names = store.directory(OWN).map_err(|error| failed("directory")(&error))?;
         names.sort();
-        same("names", names.len(), 60)?;
+        same("names", names.len(), 18)?;
         ensure(names.iter().enumerate().all(|(index, found)| *found == name(index)), "a name is wrong")
     })
 });
@@ -99,7 +99,7 @@ fn event(domain: &Domain, store: &mut Store<Sleeping>, token: &str) -> Result<St
     Err("no watch event came".into())
 }
 
-case!("store.a_watch_fires_at_registration_and_on_change", |machine| {
+case!(on Xen: "store.a_watch_fires_at_registration_and_on_change", |machine| {
     with_store(machine, |domain, store| {
         store.watch(&at("watched"), "t").map_err(|error| failed("watch")(&error))?;
         same("first event", event(domain, store, "t")?, at("watched"))?;
@@ -114,7 +114,7 @@ case!("store.a_watch_fires_at_registration_and_on_change", |machine| {
     })
 });
 
-case!("store.a_transaction_in_conflict_is_run_again", |machine| {
+case!(on Xen: "store.a_transaction_in_conflict_is_run_again", |machine| {
     with_store(machine, |_, store| {
         let path = at("counter");
         store.write(&path, b"1").map_err(|error| failed("write")(&error))?;
@@ -133,7 +133,7 @@ case!("store.a_transaction_in_conflict_is_run_again", |machine| {
     })
 });
 
-case!("store.an_aborted_transaction_leaves_nothing", |machine| {
+case!(on Xen: "store.an_aborted_transaction_leaves_nothing", |machine| {
     with_store(machine, |_, store| {
         let path = at("aborted");
         let result: Result<(), StoreError> = store.transaction(|transaction| {

@@ -64,13 +64,13 @@ macro_rules! for_each_case {
                 progress_bits_on_a_query_are_einval: "a query takes no progress";
                 populate_on_demand_is_not_for_oneself:
                     "a domain cannot mark its own frames populate-on-demand";
-                an_exact_node_does_nothing: "a domain without nodes cannot insist on one";
+                an_exact_node_does_nothing: "a domU cannot insist on a node";
                 a_narrow_address_does_nothing: "an address width within a page answers 0";
                 queries_are_about_oneself: "reservations of dom0 are EPERM, of no domain ESRCH";
                 there_is_one_shared_info_page: "shared info index 1 is EINVAL";
                 device_memory_is_not_ours: "mapping device memory is EACCES";
                 a_foreign_frame_needs_the_batch_form: "the plain call maps no foreign frames: ENOSYS";
-                the_toolstacks_commands_are_refused: "get_pod_target is EPERM, machine_memory_map ENOSYS";
+                the_toolstacks_commands_are_refused: "get_pod_target of oneself is EINVAL, machine_memory_map ENOSYS";
                 moving_a_frame_leaves_a_hole:
                     "add_to_physmap moves a frame with its content, and charges nothing";
                 a_long_list_is_restarted_unseen: "the count of a preempted call is the whole call's";

@@ -66,7 +66,9 @@ impl State {
                     _ => Err(Errno::EOPNOTSUPP),
                 }
             }
-            abi::SET_POD_TARGET | abi::GET_POD_TARGET => Err(Errno::EPERM),
+            // Xen looks at the domain first and does not take DOMID_SELF here. Another domain, or its own number,
+            // would be EPERM for a domU; no caller of ours names one.
+            abi::SET_POD_TARGET | abi::GET_POD_TARGET => Err(Errno::EINVAL),
             _ => Err(Errno::ENOSYS),
         }
     }
@@ -126,7 +128,10 @@ impl State {
     fn flags_allow(&self, reservation: &abi::Reservation) -> bool {
         let width = reservation.mem_flags & 0xFF;
         let narrow = (1..=12).contains(&width);
-        reservation.mem_flags & (abi::MEMF_POPULATE_ON_DEMAND | abi::MEMF_EXACT_NODE_REQUEST) == 0 && !narrow
+        let on_demand = reservation.mem_flags & abi::MEMF_POPULATE_ON_DEMAND != 0;
+        let node = reservation.mem_flags >> 8 & 0xFF;
+        let exact = reservation.mem_flags & abi::MEMF_EXACT_NODE_REQUEST != 0;
+        !on_demand && !narrow && !(exact && node != 0)
     }
 
     /// One extent.
