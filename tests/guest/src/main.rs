@@ -109,6 +109,7 @@ fn main(machine: &'static Machine) -> Outcome {
     for case in &all {
         match case.ends() {
             Ends::Returns => report("case", &[("id", &case.id()), ("ends", &"return")]),
+            Ends::WithHelp => report("case", &[("id", &case.id()), ("ends", &"return-with-help")]),
             Ends::Epitaph { what, through } => {
                 report("case", &[("id", &case.id()), ("ends", &what), ("through", &through)]);
             }

@@ -66,9 +66,7 @@ impl State {
                     _ => Err(Errno::EOPNOTSUPP),
                 }
             }
-            // Xen looks at the domain first and does not take DOMID_SELF here. Another domain, or its own number,
-            // would be EPERM for a domU; no caller of ours names one.
-            abi::SET_POD_TARGET | abi::GET_POD_TARGET => Err(Errno::EINVAL),
+            abi::SET_POD_TARGET | abi::GET_POD_TARGET => Err(Errno::EPERM),
             _ => Err(Errno::ENOSYS),
         }
     }
