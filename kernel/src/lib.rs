@@ -6,6 +6,7 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`units`] | frames, addresses, sizes and identifiers as types |
+//! | [`utc`] | moments as people write them |
 //! | [`port`] | what the kernel needs from a hypervisor, as small traits |
 //! | [`report`] | machine-readable records on the console |
 //! | [`cmdline`] | the kernel command line: options with types, bad ones reported |
@@ -28,4 +29,5 @@ pub mod port;
 pub mod report;
 pub mod symbols;
 pub mod units;
+pub mod utc;
 pub mod xen;

@@ -19,7 +19,7 @@ mod faults;
 mod store;
 
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Display;
 use ebb::cmdline::{self, BASE, Item, Kind, Opt, Value};
@@ -162,7 +162,7 @@ fn same<T: PartialEq + core::fmt::Debug>(what: &str, got: T, wanted: T) -> Resul
 
 /// An error that the case did not expect.
 fn failed(what: &str) -> impl Fn(&dyn Display) -> Not {
-    move |error| Not::Failed(format!("{what}: {}", error.to_string()))
+    move |error| Not::Failed(format!("{what}: {error}"))
 }
 
 /// The domain's services, or a skip on a bare machine.

@@ -129,7 +129,7 @@ impl State {
         let on_demand = reservation.mem_flags & abi::MEMF_POPULATE_ON_DEMAND != 0;
         let node = reservation.mem_flags >> 8 & 0xFF;
         let exact = reservation.mem_flags & abi::MEMF_EXACT_NODE_REQUEST != 0;
-        !on_demand && !narrow && !(exact && node != 0)
+        !(on_demand || narrow || (exact && node != 0))
     }
 
     /// One extent.
