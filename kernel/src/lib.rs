@@ -15,6 +15,7 @@
 #[cfg(any(test, not(target_os = "none")))]
 extern crate std;
 
+pub mod mm;
 pub mod port;
 pub mod units;
 pub mod xen;
