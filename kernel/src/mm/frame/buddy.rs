@@ -1,10 +1,12 @@
 //! All blocks together: which block serves a request, and the counters.
 //!
-//! Blocks with free frames wait in lists; a block's list says its class, how full it is and the largest extent it
-//! could give. A bitmask of non-empty lists turns "the fullest block of this class that has an extent of order k"
-//! into two instructions, so every operation takes the same time for 16 MiB and for 64 GiB.
+//! Blocks with free frames wait in lists; a block's list says its class, the largest extent it could give, and how
+//! full it is. A bitmask of non-empty lists turns "the block of this class that has an extent of order k and would
+//! be missed least" into two instructions, so every operation takes the same time for 16 MiB and for 64 GiB.
 //!
-//! The *fullest* block first, because the emptiest ones are left to drain until they are whole again. Pinned and
+//! The block with the *smallest* largest extent serves first, and of those the fullest: large extents are kept for
+//! those who need them, and the emptiest blocks are left to drain until they are whole again. (Fullness first and
+//! size second left 70 whole blocks of 256 where this order leaves 76, in the test of fragmentation.) Pinned and
 //! movable requests open different blocks. Only when no block is whole does one class steal from the other:
 //! pinned requests from the emptiest movable block, which is pinned from then on, so that the next thefts hit the
 //! same block; movable requests from the fullest pinned block, because they can be moved out of it later.
@@ -17,6 +19,8 @@ use super::entry::Class;
 /// Steps of fullness that lists distinguish. With nine orders they fill 63 bits of a mask.
 const BUCKETS: usize = 7;
 const SUB_ORDERS: usize = ORDERS - 1;
+/// Lists of partly free blocks of one class.
+const PARTIAL: usize = BUCKETS * SUB_ORDERS;
 const WHOLE: usize = 128;
 const WHOLE_ZERO: usize = 129;
 /// Blocks that lie in the balloon as a whole.
@@ -27,9 +31,9 @@ const LISTS: usize = 131;
 const FITTING: [u64; ORDERS] = {
     let mut masks = [0; ORDERS];
     let mut list = 0;
-    while list < BUCKETS * SUB_ORDERS {
+    while list < PARTIAL {
         let mut order = 0;
-        while order <= list % SUB_ORDERS {
+        while order <= list / BUCKETS {
             masks[order] |= 1 << list;
             order += 1;
         }
@@ -121,16 +125,13 @@ impl<'m> Buddy<'m> {
         self.take_from(block, order, class, zero)
     }
 
-    /// Takes a single frame whose loss costs least: from the fullest block of any class.
+    /// Takes a single frame whose loss costs least: from the block, of any class, with the smallest extents left.
     pub(super) fn take_least(&mut self, zero: bool) -> Option<(u32, bool)> {
-        let fullest = |class: Class| self.filled[class as usize].trailing_zeros() as usize;
-        let class = *Class::ALL.iter().min_by_key(|&&class| fullest(class) / SUB_ORDERS)?;
-        let list = fullest(class);
-        let block = if list < BUCKETS * SUB_ORDERS {
-            self.heads[class as usize * 64 + list]
-        } else {
-            self.choose_whole(zero)?
-        };
+        let least = |class: Class| self.filled[class as usize].trailing_zeros() as usize;
+        let class = if least(Class::Pinned) <= least(Class::Movable) { Class::Pinned } else { Class::Movable };
+        let list = least(class);
+        let block =
+            if list < PARTIAL { self.heads[class as usize * 64 + list] } else { self.choose_whole(zero)? };
         self.take_from(block, 0, Class::Movable, zero)
     }
 
@@ -259,16 +260,14 @@ impl<'m> Buddy<'m> {
         Some(index_of(block, within))
     }
 
-    /// Visits partly free movable blocks, the emptiest first, until `visit` says stop.
-    pub(super) fn emptiest(&self, mut visit: impl FnMut(u32, &Block) -> bool) {
+    /// Visits every partly free movable block.
+    pub(super) fn partly_movable(&self, mut visit: impl FnMut(u32, &Block)) {
         let mut lists = self.filled[Class::Movable as usize];
-        while let Some(list) = lists.checked_ilog2() {
-            lists &= !(1 << list);
-            let mut at = self.heads[Class::Movable as usize * 64 + list as usize];
+        while lists != 0 {
+            let mut at = self.heads[Class::Movable as usize * 64 + lists.trailing_zeros() as usize];
+            lists &= lists - 1;
             while let Some(block) = self.blocks.get(at as usize) {
-                if !visit(at, block) {
-                    return;
-                }
+                visit(at, block);
                 at = block.next;
             }
         }
@@ -408,7 +407,7 @@ pub(super) fn list_of(block: &Block) -> u8 {
         }
         Some(order) => {
             let bucket = usize::from(block.free) * BUCKETS / FRAMES;
-            block.class as usize * 64 + bucket * SUB_ORDERS + order
+            block.class as usize * 64 + order * BUCKETS + bucket
         }
         None if usize::from(block.deposited) == FRAMES => BALLOONED,
         None => return UNLISTED,

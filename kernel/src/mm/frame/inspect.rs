@@ -143,21 +143,22 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
         }
     }
 
-    /// Fills `found` with blocks that hold at most `most` frames, all of them movable and in use, the emptiest
-    /// first (to a seventh of a block), and says how many it found. Frames in magazines count: drain first.
+    /// Fills `found` with the blocks that hold fewest frames, at most `most`, all of them movable and in use; the
+    /// emptiest first. Says how many it found. Frames in magazines count as in use: drain first.
+    ///
+    /// Looks at every partly free movable block: time grows with their number, and with the length of `found`.
     pub fn emptiest_blocks(&self, most: Frames, found: &mut [SparseBlock]) -> usize {
         self.locked(|buddy| {
             let mut count = 0;
-            buddy.emptiest(|block, b| {
+            buddy.partly_movable(|block, b| {
                 let movable = Frames::new(u64::from(b.movable));
                 let alone = usize::from(b.free + b.movable) == FRAMES;
-                if alone && movable <= most {
-                    let Some(slot) = found.get_mut(count) else { return false };
-                    *slot = SparseBlock { first: self.gfn(block * FRAMES as u32), movable };
-                    count += 1;
+                let at = found[..count].partition_point(|other| other.movable <= movable);
+                if alone && movable <= most && at < found.len() {
+                    count = found.len().min(count + 1);
+                    found[at..count].rotate_right(1);
+                    found[at] = SparseBlock { first: self.gfn(block * FRAMES as u32), movable };
                 }
-                // The lists behind hold fuller blocks; those of the same bucket differ by a seventh.
-                count < found.len() && u64::from(b.free) + most.get() + (FRAMES as u64).div_ceil(7) >= FRAMES as u64
             });
             count
         })
