@@ -13,7 +13,8 @@ use std::time::Instant;
 
 use buddy_system_allocator::FrameAllocator as Peer;
 use ebb::mm::frame::{
-    Block, Config, Contents, Entry, Extent, FrameAllocator, FrameRange, Layout, Magazine, Metadata, Request, Use,
+    Block, Config, Contents, Entry, Extent, FrameAllocator, FrameRange, Layout, LocalLocks, LockKind, Magazine, Metadata,
+    Request, TicketLocks, Use,
 };
 use ebb::units::{Frames, Gfn, Order, VcpuId};
 use spin::mutex::TicketMutex;
@@ -29,11 +30,13 @@ enum Case {
     Repeat,
     /// The same without the magazine: what the lock and the buddy system cost.
     RepeatShared,
+    /// The same with a magazine that any CPU may enter, behind an atomic exchange.
+    RepeatExchange,
     /// The same from memory that is wholly free, where the peer splits and joins all of it.
     RepeatFresh,
     /// A quarter of memory (at most 65536 frames) taken, then given back in order.
     Bulk,
-    /// Half of that held; frames of it replaced at random.
+    /// As many taken, every second one given back in random order; then held frames replaced at random.
     Random,
     /// A block, taken and given back at once, with another held.
     RepeatBlock,
@@ -41,9 +44,10 @@ enum Case {
     BulkBlock,
 }
 
-const CASES: [(Case, &str, Option<f64>); 7] = [
+const CASES: [(Case, &str, Option<f64>); 8] = [
     (Case::Repeat, "order 0, repeat", Some(5.0)),
     (Case::RepeatShared, "order 0, repeat without magazine", None),
+    (Case::RepeatExchange, "order 0, repeat with a shared magazine", None),
     (Case::RepeatFresh, "order 0, repeat on fresh memory", Some(5.0)),
     (Case::Bulk, "order 0, bulk", Some(5.0)),
     (Case::Random, "order 0, random", Some(5.0)),
@@ -63,7 +67,6 @@ impl Case {
     fn bulk(self, mib: u64) -> usize {
         match self {
             Self::BulkBlock => (mib / 2 / 4).clamp(1, 4096) as usize,
-            Self::Random => (mib * 256 / 4).min(65536) as usize / 2,
             _ => (mib * 256 / 4).min(65536) as usize,
         }
     }
@@ -76,12 +79,12 @@ trait Subject {
     fn give(&self, held: Self::Held, order: Order);
 }
 
-struct Ours<'m> {
-    frames: FrameAllocator<'m>,
+struct Ours<'m, L: LockKind> {
+    frames: FrameAllocator<'m, L>,
     cpu: VcpuId,
 }
 
-impl Subject for Ours<'_> {
+impl<L: LockKind> Subject for Ours<'_, L> {
     type Held = Extent;
 
     fn take(&self, order: Order) -> Option<Extent> {
@@ -117,7 +120,7 @@ fn run<S: Subject>(subject: &S, case: Case, mib: u64, pairs: usize) -> (usize, f
         None => unreachable!("the benchmark asks for less than there is"),
     };
     match case {
-        Case::Repeat | Case::RepeatShared | Case::RepeatFresh | Case::RepeatBlock => {
+        Case::Repeat | Case::RepeatShared | Case::RepeatExchange | Case::RepeatFresh | Case::RepeatBlock => {
             let beside = (case != Case::RepeatFresh).then(take);
             subject.give(take(), order);
             let start = Instant::now();
@@ -140,12 +143,19 @@ fn run<S: Subject>(subject: &S, case: Case, mib: u64, pairs: usize) -> (usize, f
             (count * rounds, start.elapsed().as_nanos() as f64)
         }
         Case::Random => {
-            let mut held: Vec<_> = (0..case.bulk(mib)).map(|_| take()).collect();
             let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+            let mut random = |below: usize| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 33) as usize % below
+            };
+            let mut held: Vec<_> = (0..case.bulk(mib)).map(|_| take()).collect();
+            for _ in 0..held.len() / 2 {
+                let at = random(held.len());
+                subject.give(held.swap_remove(at), order);
+            }
             let start = Instant::now();
             for _ in 0..pairs {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                let at = (state >> 33) as usize % held.len();
+                let at = random(held.len());
                 let fresh = take();
                 subject.give(std::mem::replace(&mut held[at], fresh), order);
             }
@@ -156,14 +166,14 @@ fn run<S: Subject>(subject: &S, case: Case, mib: u64, pairs: usize) -> (usize, f
     }
 }
 
-fn with_ours<R>(case: Case, mib: u64, work: impl FnOnce(&Ours<'_>) -> R) -> R {
+fn with_ours<L: LockKind, R>(case: Case, mib: u64, work: impl FnOnce(&Ours<'_, L>) -> R) -> R {
     let memory = [FrameRange::new(Gfn::new(0), Frames::new(mib * 256))];
     let Ok(layout) = Layout::for_map(&memory) else { unreachable!("the map is one range") };
     let mut entries: Vec<_> = (0..layout.entries()).map(|_| Entry::unused()).collect();
     let mut blocks: Vec<_> = (0..layout.blocks()).map(|_| Block::new()).collect();
     let mut magazines = [Magazine::new()];
     let metadata = Metadata { entries: &mut entries, blocks: &mut blocks, magazines: &mut magazines };
-    let Ok(frames) = FrameAllocator::new(Config { memory: &memory, reserved: &[], id: 0 }, metadata) else {
+    let Ok(frames) = FrameAllocator::<L>::new(Config { memory: &memory, reserved: &[], id: 0 }, metadata) else {
         unreachable!("the metadata fits")
     };
     let cpu = VcpuId::new(if case == Case::RepeatShared { 1 } else { 0 });
@@ -207,12 +217,20 @@ fn print(case: &str, unit: &str, metric: &str, ours: f64, peer: Option<f64>, tar
     );
 }
 
+fn measure(case: Case, mib: u64, pairs: usize) -> f64 {
+    if case == Case::RepeatExchange {
+        with_ours::<TicketLocks, _>(case, mib, |subject| median(|| run(subject, case, mib, pairs)))
+    } else {
+        with_ours::<LocalLocks, _>(case, mib, |subject| median(|| run(subject, case, mib, pairs)))
+    }
+}
+
 fn all() {
     for (case, name, target) in CASES {
         let (mut fastest, mut slowest) = (f64::MAX, 0_f64);
         for mib in SIZES_MIB {
             let pairs = if case.order() == Order::FRAME { 200_000 } else { 50_000 };
-            let ours = with_ours(case, mib, |subject| median(|| run(subject, case, mib, pairs)));
+            let ours = measure(case, mib, pairs);
             let peer = with_peer(mib, |subject| median(|| run(subject, case, mib, pairs)));
             (fastest, slowest) = (fastest.min(ours), slowest.max(ours));
             let at = format!("{name}, {mib} MiB");
@@ -235,7 +253,10 @@ fn single(who: &str, case: &str, mib: &str, pairs: &str) -> Option<()> {
     let (case, ..) = CASES.into_iter().find(|(_, name, _)| *name == case)?;
     let (mib, pairs) = (mib.parse().ok()?, pairs.parse().ok()?);
     let (done, _) = match who {
-        "ours" => with_ours(case, mib, |subject| run(subject, case, mib, pairs)),
+        "ours" if case == Case::RepeatExchange => {
+            with_ours::<TicketLocks, _>(case, mib, |subject| run(subject, case, mib, pairs))
+        }
+        "ours" => with_ours::<LocalLocks, _>(case, mib, |subject| run(subject, case, mib, pairs)),
         "peer" => with_peer(mib, |subject| run(subject, case, mib, pairs)),
         _ => return None,
     };

@@ -15,6 +15,8 @@
 
 use super::block::{Block, ByOrder, FRAMES, NONE, ORDERS, UNLISTED};
 use super::entry::Class;
+use super::stats::Watermarks;
+use crate::units::Frames;
 
 /// Steps of fullness that lists distinguish. With nine orders they fill 63 bits of a mask.
 const BUCKETS: usize = 7;
@@ -74,6 +76,8 @@ pub(super) struct Buddy<'m> {
     some_deposited: u32,
     pub(super) totals: Totals,
     pub(super) events: Events,
+    /// For the memory that is present now; kept here because the square root takes longer than an allocation.
+    pub(super) watermarks: Watermarks,
 }
 
 /// The block of a frame, and the frame's place in it.
@@ -96,12 +100,14 @@ impl<'m> Buddy<'m> {
             some_deposited: NONE,
             totals: Totals::default(),
             events: Events::default(),
+            watermarks: Watermarks::for_present(Frames::ZERO),
         }
     }
 
     /// Adds frames that nobody holds. Their contents are unknown.
     pub(super) fn add(&mut self, index: u32, order: usize) {
         self.totals.managed += 1 << order;
+        self.mark_water();
         let (block, within) = place(index);
         self.change(block, |b, tally| {
             b.managed += 1 << order;
@@ -123,6 +129,24 @@ impl<'m> Buddy<'m> {
     pub(super) fn take(&mut self, order: usize, class: Class, zero: bool) -> Option<(u32, bool)> {
         let block = self.choose(order, class, zero)?;
         self.take_from(block, order, class, zero)
+    }
+
+    /// Takes up to `count` single frames for `class`, as many from one block as it has, and passes each on.
+    pub(super) fn take_frames(&mut self, count: usize, class: Class, zero: bool, mut each: impl FnMut(u32, bool)) {
+        let mut left = count as u16;
+        while left > 0 {
+            let Some(block) = self.choose(0, class, zero) else { return };
+            let taken = self.change(block, |b, tally| {
+                let taken = left.min(b.free);
+                for (within, zero) in (0..taken).map_while(|_| b.take(0, zero, tally)) {
+                    each(index_of(block, within), zero);
+                }
+                *b.out(class) += taken;
+                taken
+            });
+            self.totals.out[class as usize] += u64::from(taken);
+            left -= taken;
+        }
     }
 
     /// Takes a single frame whose loss costs least: from the block, of any class, with the smallest extents left.
@@ -219,6 +243,7 @@ impl<'m> Buddy<'m> {
     pub(super) fn lend(&mut self, index: u32, order: usize, class: Class) {
         self.totals.out[class as usize] -= 1 << order;
         self.totals.lent += 1 << order;
+        self.mark_water();
         self.change(place(index).0, |b, _| {
             *b.out(class) -= 1 << order;
             b.lent += 1 << order;
@@ -228,6 +253,7 @@ impl<'m> Buddy<'m> {
     /// A lent extent has memory again, and is out for `class`.
     pub(super) fn unlend(&mut self, index: u32, order: usize, class: Class) {
         self.totals.lent -= 1 << order;
+        self.mark_water();
         self.totals.out[class as usize] += 1 << order;
         self.change(place(index).0, |b, _| {
             b.lent -= 1 << order;
@@ -271,6 +297,16 @@ impl<'m> Buddy<'m> {
                 at = block.next;
             }
         }
+    }
+
+    /// Free frames that only emergencies may use.
+    pub(super) const fn min(&self) -> u64 {
+        self.watermarks.min.get()
+    }
+
+    fn mark_water(&mut self) {
+        let away = self.totals.deposited + self.totals.lent;
+        self.watermarks = Watermarks::for_present(Frames::new(self.totals.managed - away));
     }
 
     /// Changes one block, and what follows from it here.

@@ -29,7 +29,7 @@ pub enum Use {
     /// Clean pages of a file or device. Movable.
     PageCache = 11,
     /// On its way to the balloon. Counted with the movable kinds, because it pins nothing.
-    Ballooning = 12,
+    Ballooning = 14,
 }
 
 impl Use {
@@ -132,6 +132,10 @@ const KIND_RESERVED: u64 = 2;
 const KIND_CACHED: u64 = 3;
 const KIND_BALLOONED: u64 = 4;
 const KIND_MASK: u64 = 0xF;
+/// Set in the kinds that are a [`Use`], and in no other.
+const KIND_USED: u64 = 8;
+/// Set in the kinds of movable use.
+const KIND_MOVABLE: u64 = 2;
 const ORDER_SHIFT: u32 = 4;
 const ORDER_MASK: u64 = 0xF;
 const FLAG_ZERO: u64 = 1 << 8;
@@ -140,6 +144,7 @@ const FLAG_DETACHED: u64 = 1 << 10;
 const OWNER_SHIFT: u32 = 16;
 
 impl Head {
+    #[inline]
     const fn encode(self) -> u64 {
         match self {
             Self::Nothing => 0,
@@ -173,7 +178,7 @@ impl Head {
             9 => Use::Special,
             10 => Use::Paged,
             11 => Use::PageCache,
-            12 => Use::Ballooning,
+            14 => Use::Ballooning,
             // 0, and kinds that `encode` never makes.
             _ => return Self::Nothing,
         };
@@ -193,11 +198,24 @@ impl Entry {
         Self(AtomicU64::new(0))
     }
 
+    #[inline]
     pub(super) fn get(&self) -> Head {
         Head::decode(self.0.load(Ordering::Relaxed))
     }
 
+    /// The class of the single frame that is in use here and held by a token; `None` for everything else. One
+    /// load and two tests, for the fast path.
+    #[inline]
+    pub(super) fn single_in_use(&self) -> Option<Class> {
+        let word = self.0.load(Ordering::Relaxed);
+        if word & (KIND_USED | ORDER_MASK << ORDER_SHIFT | FLAG_DETACHED) != KIND_USED {
+            return None;
+        }
+        Some(if word & KIND_MOVABLE == 0 { Class::Pinned } else { Class::Movable })
+    }
+
     /// Relaxed is enough: what is published to another CPU is published by the magazine or the lock.
+    #[inline]
     pub(super) fn set(&self, head: Head) {
         self.0.store(head.encode(), Ordering::Relaxed);
     }
@@ -234,6 +252,15 @@ mod tests {
         for (i, &head) in heads.iter().enumerate() {
             assert_eq!(Head::decode(head.encode()), head);
             assert!(heads[..i].iter().all(|other| other.encode() != head.encode()), "{head:?} is not unique");
+        }
+        for head in heads {
+            let expected = match head {
+                Head::Used { usage, order: 0, detached: false, .. } => Some(usage.class()),
+                _ => None,
+            };
+            let entry = Entry::unused();
+            entry.set(head);
+            assert_eq!(entry.single_in_use(), expected, "{head:?}");
         }
         assert_eq!(Head::Nothing.encode(), 0, "fresh metadata must mean nothing");
     }

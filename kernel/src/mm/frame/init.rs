@@ -9,7 +9,7 @@ use super::block::{Block, ORDERS};
 use super::buddy::Buddy;
 use super::entry::{Entry, Head};
 use super::error::Misuse;
-use super::lock::{Exclusive, LockKind};
+use super::lock::{Exclusive, LockKind, SharedGate};
 use super::magazine::{CAPACITY, Magazine};
 use super::map::{FrameRange, Layout, MapError, check_reserved};
 use super::FrameAllocator;
@@ -28,14 +28,14 @@ pub struct Config<'a> {
 
 /// Where the allocator keeps its books. Lengths as [`Layout`] says, and one magazine for each CPU (none is
 /// allowed: everything then goes through the lock).
-pub struct Metadata<'m> {
+pub struct Metadata<'m, G = SharedGate> {
     /// The frame table. Every entry must be [`Entry::unused`]: those of blocks that are not used are never looked
     /// at, so the constructor cannot clear them.
     pub entries: &'m mut [Entry],
     /// Block records, of any content.
     pub blocks: &'m mut [Block],
     /// Magazines, of any content.
-    pub magazines: &'m mut [Magazine],
+    pub magazines: &'m mut [Magazine<G>],
 }
 
 impl<'m, L: LockKind> FrameAllocator<'m, L> {
@@ -46,7 +46,7 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
     /// # Errors
     ///
     /// [`MapError`] for an impossible map, or metadata of the wrong size.
-    pub fn new(config: Config<'_>, metadata: Metadata<'m>) -> Result<Self, MapError> {
+    pub fn new(config: Config<'_>, metadata: Metadata<'m, L::Gate>) -> Result<Self, MapError> {
         let layout = Layout::for_map(config.memory)?;
         check_reserved(config.memory, config.reserved)?;
         let Metadata { entries, blocks, magazines } = metadata;

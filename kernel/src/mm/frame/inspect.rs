@@ -11,7 +11,7 @@ use super::error::Misuse;
 use super::lock::LockKind;
 use super::stats::Stats;
 use super::token::Contents;
-use super::{FrameAllocator, marks};
+use super::FrameAllocator;
 
 /// What a frame is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,7 +82,7 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
                 movable_steals: buddy.events.steals[Class::Movable as usize],
                 failures: buddy.events.failures,
                 misuses: self.misuses.load(Ordering::Relaxed),
-                watermarks: marks(buddy),
+                watermarks: buddy.watermarks,
             }
         })
     }

@@ -1,16 +1,18 @@
 //! Per-CPU magazines: a few free frames for each CPU, taken and put back without the allocator's lock.
 //!
-//! A magazine is entered by *trying* its busy flag, never by waiting. The CPU number is therefore only a hint: a
-//! thread that was moved to another CPU half-way, an interrupt handler that breaks into its own CPU's magazine, or
-//! a remote CPU that drains it finds the flag taken at worst, and goes to the buddy system instead. Nothing here
-//! needs interrupts off, and no wrong CPU number can hand out a frame twice. The price is one uncontended atomic
-//! exchange on a cache line that its CPU owns.
+//! A magazine is entered through its [`Gate`], by trying, never by waiting. Who finds it closed goes to the buddy
+//! system instead: an interrupt handler that broke into its own CPU's magazine, a validator, and with a shared gate
+//! also a thread that was moved to another CPU half-way, or another CPU that drains.
+//!
+//! Behind a gate that admits one CPU only, others cannot drain. They *ask*, and the magazine's CPU empties it when it
+//! comes by next.
 //!
 //! Everything is atomics without a cell, and all of them come from [`primitive`], so that a model checker can run
 //! this file.
 
 use self::primitive::{AtomicBool, AtomicU32, Ordering};
 use super::entry::Class;
+use super::lock::{Gate, SharedGate};
 use super::token::Contents;
 
 mod primitive {
@@ -24,8 +26,10 @@ pub(super) const CAPACITY: usize = 64;
 ///
 /// Aligned to two cache lines, because processors fetch them in pairs.
 #[repr(align(128))]
-pub struct Magazine {
-    busy: AtomicBool,
+pub struct Magazine<G = SharedGate> {
+    gate: G,
+    /// Another CPU would like the frames back.
+    asked: AtomicBool,
     stacks: [Stack; 4],
 }
 
@@ -34,23 +38,28 @@ struct Stack {
     frames: [AtomicU32; CAPACITY],
 }
 
-impl Default for Magazine {
+impl<G: Gate> Default for Magazine<G> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Magazine {
+impl<G: Gate> Magazine<G> {
     /// An empty magazine.
     #[must_use]
     pub const fn new() -> Self {
-        Self { busy: AtomicBool::new(false), stacks: [const { Stack::new() }; 4] }
+        Self { gate: G::OPEN, asked: AtomicBool::new(false), stacks: [const { Stack::new() }; 4] }
     }
 
     /// The magazine to oneself, or `None` if somebody is inside. Never waits.
-    pub(super) fn try_enter(&self) -> Option<Inside<'_>> {
-        // Acquire: what the last one inside wrote, to the stacks and to the frames' entries, is visible here.
-        if self.busy.swap(true, Ordering::Acquire) { None } else { Some(Inside { magazine: self }) }
+    #[inline]
+    pub(super) fn try_enter(&self) -> Option<Inside<'_, G>> {
+        if self.gate.try_enter() { Some(Inside { magazine: self }) } else { None }
+    }
+
+    /// Asks the magazine's CPU to empty it.
+    pub(super) fn ask(&self) {
+        self.asked.store(true, Ordering::Relaxed);
     }
 
     /// Frames held. Exact only while nobody is inside.
@@ -59,6 +68,7 @@ impl Magazine {
     }
 
     /// Frames held of one kind. Exact only while nobody is inside.
+    #[inline]
     pub(super) fn known(&self, class: Class, contents: Contents) -> u32 {
         self.stack(class, contents).len.load(Ordering::Relaxed)
     }
@@ -75,6 +85,7 @@ impl Magazine {
         }
     }
 
+    #[inline]
     fn stack(&self, class: Class, contents: Contents) -> &Stack {
         let zero = usize::from(matches!(contents, Contents::Zero));
         &self.stacks[class as usize * 2 + zero]
@@ -88,30 +99,45 @@ impl Stack {
 }
 
 /// Exclusive use of a magazine; ends when dropped.
-pub(super) struct Inside<'a> {
-    magazine: &'a Magazine,
+pub(super) struct Inside<'a, G: Gate> {
+    magazine: &'a Magazine<G>,
 }
 
-impl Inside<'_> {
+impl<G: Gate> Inside<'_, G> {
+    /// Whether another CPU has asked for the frames.
+    #[inline]
+    pub(super) fn is_asked(&self) -> bool {
+        self.magazine.asked.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of having been asked.
+    pub(super) fn heed(&self) -> bool {
+        self.is_asked() && self.magazine.asked.swap(false, Ordering::Relaxed)
+    }
+
     /// Frames in one stack.
+    #[inline]
     pub(super) fn len(&self, class: Class, contents: Contents) -> usize {
         self.magazine.known(class, contents) as usize
     }
 
     /// Puts a frame on a stack; `false` if it already holds `limit`.
+    #[inline]
     pub(super) fn push(&self, class: Class, contents: Contents, frame: u32, limit: usize) -> bool {
         let stack = self.magazine.stack(class, contents);
         let len = stack.len.load(Ordering::Relaxed);
         let at = len as usize;
-        if at >= limit || at >= CAPACITY {
+        if at >= limit {
             return false;
         }
-        stack.frames[at].store(frame, Ordering::Relaxed);
+        let Some(slot) = stack.frames.get(at) else { return false };
+        slot.store(frame, Ordering::Relaxed);
         stack.len.store(len + 1, Ordering::Relaxed);
         true
     }
 
     /// Takes the frame that was put there last: the one most likely to be in the cache.
+    #[inline]
     pub(super) fn pop(&self, class: Class, contents: Contents) -> Option<u32> {
         let stack = self.magazine.stack(class, contents);
         let len = stack.len.load(Ordering::Relaxed).checked_sub(1)?;
@@ -121,20 +147,21 @@ impl Inside<'_> {
     }
 }
 
-impl Drop for Inside<'_> {
+impl<G: Gate> Drop for Inside<'_, G> {
+    #[inline]
     fn drop(&mut self) {
-        // Release: the next one inside sees what was written here.
-        self.magazine.busy.store(false, Ordering::Release);
+        self.magazine.gate.leave();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::lock::LocalGate;
     use super::*;
 
     #[test]
     fn a_magazine_admits_one_at_a_time() {
-        let magazine = Magazine::new();
+        let magazine: Magazine = Magazine::new();
         let inside = magazine.try_enter();
         assert!(inside.is_some());
         assert!(magazine.try_enter().is_none());
@@ -143,8 +170,19 @@ mod tests {
     }
 
     #[test]
+    fn a_local_gate_keeps_its_own_cpu_out_too() {
+        let magazine = Magazine::<LocalGate>::new();
+        let inside = magazine.try_enter().unwrap();
+        assert!(magazine.try_enter().is_none(), "as an interrupt handler would find it");
+        magazine.ask();
+        assert!(inside.is_asked() && inside.heed() && !inside.heed());
+        drop(inside);
+        assert!(magazine.try_enter().is_some());
+    }
+
+    #[test]
     fn stacks_are_bounded_separate_and_last_in_first_out() {
-        let magazine = Magazine::new();
+        let magazine: Magazine = Magazine::new();
         let inside = magazine.try_enter().unwrap();
         for frame in 0..3 {
             assert!(inside.push(Class::Pinned, Contents::Zero, frame, 3));
@@ -168,7 +206,7 @@ mod tests {
 
     #[test]
     fn capacity_bounds_a_larger_limit() {
-        let magazine = Magazine::new();
+        let magazine: Magazine = Magazine::new();
         let inside = magazine.try_enter().unwrap();
         let pushed = (0..1000).filter(|&f| inside.push(Class::Movable, Contents::Unknown, f, 1000)).count();
         assert_eq!(pushed, CAPACITY);

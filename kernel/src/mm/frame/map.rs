@@ -6,6 +6,7 @@ use crate::units::{BLOCK_FRAMES, Frames, Gfn};
 
 use super::block::{Block, NONE};
 use super::entry::Entry;
+use super::token::MOST_FRAMES;
 
 /// Consecutive frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,7 +35,7 @@ impl FrameRange {
 pub enum MapError {
     /// No range holds a frame.
     Empty,
-    /// A range is empty, or ends beyond 2^52 frames.
+    /// A range is empty, or ends beyond the 2^40 frames that 52-bit physical addresses reach.
     BadRange(FrameRange),
     /// A range begins before the one in front of it ends.
     Unsorted(FrameRange),
@@ -120,7 +121,7 @@ impl Layout {
 fn check(ranges: &[FrameRange]) -> Result<(), MapError> {
     let mut end = 0;
     for range in ranges {
-        let sane = range.first.checked_add(range.count).is_some_and(|end| end.get() <= 1 << 52);
+        let sane = range.first.checked_add(range.count).is_some_and(|end| end.get() <= MOST_FRAMES);
         if range.count == Frames::ZERO || !sane {
             return Err(MapError::BadRange(*range));
         }
@@ -169,7 +170,7 @@ mod tests {
         assert_eq!(Layout::for_map(&[range(u64::MAX, 2)]), Err(MapError::BadRange(range(u64::MAX, 2))));
         assert_eq!(Layout::for_map(&[range(0, 1 << 53)]), Err(MapError::BadRange(range(0, 1 << 53))));
         assert_eq!(Layout::for_map(&[range(10, 10), range(19, 1)]), Err(MapError::Unsorted(range(19, 1))));
-        assert_eq!(Layout::for_map(&[range(0, 1), range(1 << 40, 1)]), Err(MapError::TooLarge));
+        assert_eq!(Layout::for_map(&[range(0, 1), range(1 << 39, 1)]), Err(MapError::TooLarge));
         assert!(Layout::for_map(&[range(10, 10), range(20, 1)]).is_ok(), "adjacent ranges are disjoint");
     }
 

@@ -20,7 +20,8 @@
 //! **Context.** No method waits, except for the lock, which is held for a bounded time: constant for everything but
 //! [`allocate_run`](FrameAllocator::allocate_run), [`emptiest_blocks`](FrameAllocator::emptiest_blocks) and
 //! [`validate`](FrameAllocator::validate). Callable from interrupt handlers if the lock kind keeps interrupts off.
-//! CPU numbers choose a magazine and are hints only: a wrong one costs time, nothing else.
+//! CPU numbers choose a magazine. With a shared gate they are hints, and a wrong one costs time, nothing else; with a
+//! gate for one CPU the caller keeps the rule of [`Gate::SHARED`].
 
 mod balloon;
 mod block;
@@ -50,7 +51,7 @@ pub use self::entry::{Class, Entry, Owner, Use};
 pub use self::error::{AllocError, Misuse, Rejected, RejectedRun};
 pub use self::init::{Config, Metadata};
 pub use self::inspect::{FrameState, Held, SparseBlock};
-pub use self::lock::{Exclusive, LockKind, TicketLocks};
+pub use self::lock::{Exclusive, Gate, LocalGate, LocalLocks, LockKind, SharedGate, TicketLocks};
 use self::magazine::Inside;
 pub use self::magazine::Magazine;
 pub use self::map::{FrameRange, Layout, MapError};
@@ -72,27 +73,32 @@ pub struct Request {
 
 impl Request {
     /// One frame of any contents, for `usage`, through the magazine of `cpu`.
+    #[inline]
     pub const fn new(usage: Use, cpu: VcpuId) -> Self {
         let (order, contents, owner) = (Order::FRAME, Contents::Unknown, Owner::NONE);
         Self { usage, order, contents, owner, emergency: false, cpu }
     }
 
     /// An extent of this order, at most [`Order::BLOCK`].
+    #[inline]
     pub const fn order(self, order: Order) -> Self {
         Self { order, ..self }
     }
 
     /// Preferably memory that is known to be zero. Whether it is, the extent says.
+    #[inline]
     pub const fn prefer_zero(self) -> Self {
         Self { contents: Contents::Zero, ..self }
     }
 
     /// Leaves a tag in the frame table.
+    #[inline]
     pub const fn owner(self, owner: Owner) -> Self {
         Self { owner, ..self }
     }
 
     /// May use the reserve below the lowest watermark: for what frees memory, and for what must not fail.
+    #[inline]
     pub const fn emergency(self) -> Self {
         Self { emergency: true, ..self }
     }
@@ -107,7 +113,7 @@ pub struct FrameAllocator<'m, L: LockKind = TicketLocks> {
     /// Most frames in one stack of a magazine.
     limit: usize,
     entries: &'m [Entry],
-    magazines: &'m [Magazine],
+    magazines: &'m [Magazine<L::Gate>],
     buddy: L::Of<Buddy<'m>>,
     /// The buddy system's known-zero frames, at the end of the last change: a hint for the magazines.
     zero_hint: AtomicU64,
@@ -119,21 +125,44 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
     ///
     /// # Errors
     ///
-    /// [`AllocError`], after the magazines of all CPUs were drained in vain.
+    /// [`AllocError`], after the magazines were drained in vain.
+    #[inline]
     pub fn alloc(&self, request: Request) -> Result<Extent, AllocError> {
+        match self.alloc_fast(&request) {
+            Some(extent) => Ok(extent),
+            None => self.alloc_slow(&request),
+        }
+    }
+
+    /// A frame of the wanted contents from the CPU's magazine, if one is there.
+    #[inline]
+    fn alloc_fast(&self, request: &Request) -> Option<Extent> {
+        if request.order != Order::FRAME {
+            return None;
+        }
+        let inside = self.magazines.get(request.cpu.get() as usize)?.try_enter()?;
+        let index = inside.pop(request.usage.class(), request.contents)?;
+        self.entry(index).set(request.head());
+        Some(Extent::new(self.gfn(index), Order::FRAME, request.contents, self.id))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn alloc_slow(&self, request: &Request) -> Result<Extent, AllocError> {
         if request.order > Order::BLOCK {
             return Err(AllocError::TooLarge(request.order));
         }
         if request.order == Order::FRAME
-            && let Some(extent) = self.alloc_cached(&request)
+            && let Some(extent) = self.alloc_filling(request)
         {
             return Ok(extent);
         }
-        let refused = match self.alloc_shared(&request) {
+        let refused = match self.alloc_shared(request) {
             Ok(extent) => return Ok(extent),
             Err(refused) => refused,
         };
-        let again = if self.drain() > Frames::ZERO { self.alloc_shared(&request) } else { Err(refused) };
+        let drained = self.drain(request.cpu) > Frames::ZERO;
+        let again = if drained { self.alloc_shared(request) } else { Err(refused) };
         if again.is_err() {
             self.locked(|buddy| buddy.events.failures += 1);
         }
@@ -148,13 +177,41 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
     /// # Errors
     ///
     /// [`Rejected`] with the token, if it belongs to another allocator.
+    #[inline]
     pub fn free(&self, extent: Extent, contents: Contents, cpu: VcpuId) -> Result<(), Rejected> {
+        if self.free_fast(&extent, contents, cpu).is_some() {
+            extent.consume();
+            return Ok(());
+        }
+        self.free_slow(extent, contents, cpu)
+    }
+
+    /// Puts a frame into the CPU's magazine, if all is as it should be and there is room.
+    #[inline]
+    fn free_fast(&self, extent: &Extent, contents: Contents, cpu: VcpuId) -> Option<()> {
+        if !extent.is_frame_of(self.id) {
+            return None;
+        }
+        let index = extent.first().get().wrapping_sub(self.base.get());
+        let entry = self.entries.get(index as usize)?;
+        let class = entry.single_in_use()?;
+        let inside = self.magazines.get(cpu.get() as usize)?.try_enter()?;
+        if inside.is_asked() || !inside.push(class, contents, index as u32, self.limit) {
+            return None;
+        }
+        entry.set(Head::Cached { class, contents });
+        Some(())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn free_slow(&self, extent: Extent, contents: Contents, cpu: VcpuId) -> Result<(), Rejected> {
         let (index, usage, _) = match self.check(&extent) {
             Ok(found) => found,
             Err(misuse) => return Err(self.reject(misuse, extent)),
         };
         let order = extent.order();
-        if order != Order::FRAME || !self.free_cached(index, usage.class(), contents, cpu) {
+        if order != Order::FRAME || !self.free_spilling(index, usage.class(), contents, cpu) {
             self.locked(|buddy| self.put(buddy, index, order, usage.class(), contents));
         }
         extent.consume();
@@ -167,7 +224,14 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
     /// # Errors
     ///
     /// [`AllocError::NoRun`] if there is no such run, also for none or a zero alignment.
-    pub fn allocate_run(&self, blocks: u64, align: u64, usage: Use, owner: Owner) -> Result<Run, AllocError> {
+    pub fn allocate_run(
+        &self,
+        blocks: u64,
+        align: u64,
+        usage: Use,
+        owner: Owner,
+        cpu: VcpuId,
+    ) -> Result<Run, AllocError> {
         let none = |whole| AllocError::NoRun { blocks, whole };
         let (Ok(count), Ok(align)) = (usize::try_from(blocks), usize::try_from(align)) else {
             return Err(none(0));
@@ -194,7 +258,7 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
             Ok(Run::new(self.gfn(start * BLOCK_FRAMES as u32), blocks, contents, self.id))
         };
         let first = self.locked(attempt);
-        let again = if first.is_err() && self.drain() > Frames::ZERO { self.locked(attempt) } else { first };
+        let again = if first.is_err() && self.drain(cpu) > Frames::ZERO { self.locked(attempt) } else { first };
         if again.is_err() {
             self.locked(|buddy| buddy.events.failures += 1);
         }
@@ -237,21 +301,39 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
     }
 
     /// Moves the frames of every magazine that nobody is using back to the buddy system, and says how many.
-    pub fn drain(&self) -> Frames {
-        self.magazines.iter().fold(Frames::ZERO, |sum, magazine| sum + self.drain_one(magazine))
+    /// `cpu` is the caller's.
+    ///
+    /// Where a magazine admits its own CPU only ([`Gate::SHARED`] is false), the others are asked instead: each is
+    /// emptied when its CPU next allocates or frees a frame, or calls [`drain_cpu`](Self::drain_cpu), for which the
+    /// kernel may interrupt it.
+    pub fn drain(&self, cpu: VcpuId) -> Frames {
+        let mut moved = Frames::ZERO;
+        for (i, magazine) in self.magazines.iter().enumerate() {
+            if L::Gate::SHARED || i == cpu.get() as usize {
+                moved += self.drain_one(magazine);
+            } else {
+                magazine.ask();
+            }
+        }
+        moved
     }
 
-    /// Moves the frames of one CPU's magazine back, unless it is in use.
+    /// Moves the frames of the magazine of `cpu`, which is the caller's, back to the buddy system, unless it is in
+    /// use.
     pub fn drain_cpu(&self, cpu: VcpuId) -> Frames {
         self.magazines.get(cpu.get() as usize).map_or(Frames::ZERO, |magazine| self.drain_one(magazine))
     }
 
-    fn drain_one(&self, magazine: &Magazine) -> Frames {
-        let Some(inside) = magazine.try_enter() else { return Frames::ZERO };
+    fn drain_one(&self, magazine: &Magazine<L::Gate>) -> Frames {
+        magazine.try_enter().map_or(Frames::ZERO, |inside| self.empty(&inside))
+    }
+
+    #[cold]
+    fn empty(&self, inside: &Inside<'_, L::Gate>) -> Frames {
         let mut moved = Frames::ZERO;
         for class in Class::ALL {
             for contents in [Contents::Unknown, Contents::Zero] {
-                moved += self.spill(&inside, class, contents, usize::MAX);
+                moved += self.spill(inside, class, contents, usize::MAX);
             }
         }
         moved
@@ -377,60 +459,63 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
                 None if free < order.frames() || spare >= order.frames() => {
                     Err(AllocError::Exhausted { order, free })
                 }
-                None => Err(AllocError::Reserve { free, min: marks(buddy).min }),
+                None => Err(AllocError::Reserve { free, min: Frames::new(buddy.min()) }),
             }
         })
     }
 
     /// Takes a frame from the CPU's magazine, filling it from the buddy system if need be.
-    fn alloc_cached(&self, request: &Request) -> Option<Extent> {
+    fn alloc_filling(&self, request: &Request) -> Option<Extent> {
         let inside = self.magazines.get(request.cpu.get() as usize)?.try_enter()?;
+        if inside.heed() {
+            self.empty(&inside);
+        }
         let class = request.usage.class();
         let want = request.contents;
+        let other = match want {
+            Contents::Unknown => Contents::Zero,
+            Contents::Zero => Contents::Unknown,
+        };
+        // Zero frames serve other requests too, once there are enough of them here; others serve a request for zero
+        // where no zero frame is left.
+        let enough = match want {
+            Contents::Unknown => self.batch(),
+            Contents::Zero if self.zero_hint.load(Ordering::Relaxed) == 0 => 1,
+            Contents::Zero => usize::MAX,
+        };
+        if inside.len(class, want) == 0 && inside.len(class, other) < enough {
+            self.refill(&inside, class, want, request.emergency);
+        }
         let (index, contents) = match inside.pop(class, want) {
             Some(index) => (index, want),
-            None => {
-                let other = match want {
-                    Contents::Unknown => Contents::Zero,
-                    Contents::Zero => Contents::Unknown,
-                };
-                // Zero frames serve other requests too, once there are enough of them here; others serve a request
-                // for zero where no zero frame is left.
-                let take_other = match want {
-                    Contents::Unknown => inside.len(class, other) >= self.batch(),
-                    Contents::Zero => self.zero_hint.load(Ordering::Relaxed) == 0,
-                };
-                if !take_other || inside.len(class, other) == 0 {
-                    self.refill(&inside, class, want, request.emergency);
-                }
-                match inside.pop(class, want) {
-                    Some(index) => (index, want),
-                    None => (inside.pop(class, other)?, other),
-                }
-            }
+            None => (inside.pop(class, other)?, other),
         };
         self.entry(index).set(request.head());
-        Some(self.extent(index, Order::FRAME, contents == Contents::Zero))
+        Some(Extent::new(self.gfn(index), Order::FRAME, contents, self.id))
     }
 
-    fn refill(&self, inside: &Inside<'_>, class: Class, want: Contents, emergency: bool) {
+    fn refill(&self, inside: &Inside<'_, L::Gate>, class: Class, want: Contents, emergency: bool) {
         self.locked(|buddy| {
-            let room = [Contents::Unknown, Contents::Zero].map(|kind| self.limit - inside.len(class, kind).min(self.limit));
             // Either stack may get all of them.
-            let batch = self.batch().min(room[0]).min(room[1]) as u64;
-            for _ in 0..batch.min(spare(buddy, emergency)) {
-                let Some((index, zero)) = buddy.take(0, class, want == Contents::Zero) else { return };
+            let room = |kind| self.limit.saturating_sub(inside.len(class, kind));
+            let batch = self.batch().min(room(Contents::Unknown)).min(room(Contents::Zero)) as u64;
+            let batch = batch.min(spare(buddy, emergency)) as usize;
+            buddy.take_frames(batch, class, want == Contents::Zero, |index, zero| {
                 let contents = if zero { Contents::Zero } else { Contents::Unknown };
                 self.entry(index).set(Head::Cached { class, contents });
                 let kept = inside.push(class, contents, index, self.limit);
                 assert!(kept, "a magazine that had room is full");
-            }
+            });
         });
     }
 
-    /// Puts a frame into the CPU's magazine; `false` if it has none, or is in use.
-    fn free_cached(&self, index: u32, class: Class, contents: Contents, cpu: VcpuId) -> bool {
-        let Some(inside) = self.magazines.get(cpu.get() as usize).and_then(Magazine::try_enter) else { return false };
+    /// Puts a frame into the CPU's magazine, making room if need be; `false` if it has none, or is in use.
+    fn free_spilling(&self, index: u32, class: Class, contents: Contents, cpu: VcpuId) -> bool {
+        let inside = self.magazines.get(cpu.get() as usize).and_then(Magazine::try_enter);
+        let Some(inside) = inside else { return false };
+        if inside.heed() {
+            self.empty(&inside);
+        }
         if inside.len(class, contents) >= self.limit {
             self.spill(&inside, class, contents, self.batch());
         }
@@ -440,7 +525,7 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
         true
     }
 
-    fn spill(&self, inside: &Inside<'_>, class: Class, contents: Contents, most: usize) -> Frames {
+    fn spill(&self, inside: &Inside<'_, L::Gate>, class: Class, contents: Contents, most: usize) -> Frames {
         let count = inside.len(class, contents).min(most);
         if count > 0 {
             self.locked(|buddy| {
@@ -462,6 +547,7 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
         buddy.put(index, usize::from(order.get()), class, contents == Contents::Zero);
     }
 
+    #[inline]
     fn locked<R>(&self, work: impl FnOnce(&mut Buddy<'m>) -> R) -> R {
         self.buddy.with(|buddy| {
             let result = work(buddy);
@@ -470,6 +556,7 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
         })
     }
 
+    #[inline]
     fn entry(&self, index: u32) -> &Entry {
         &self.entries[index as usize]
     }
@@ -479,6 +566,7 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
         if index < self.entries.len() as u64 { Some(index as u32) } else { None }
     }
 
+    #[inline]
     fn gfn(&self, index: u32) -> Gfn {
         self.base + Frames::new(u64::from(index))
     }
@@ -502,17 +590,13 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
 }
 
 impl Request {
+    #[inline]
     const fn head(&self) -> Head {
         Head::Used { usage: self.usage, order: self.order.get(), detached: false, owner: self.owner }
     }
 }
 
-fn marks(buddy: &Buddy<'_>) -> Watermarks {
-    let away = buddy.totals.deposited + buddy.totals.lent;
-    Watermarks::for_present(Frames::new(buddy.totals.managed - away))
-}
-
 /// Free frames that a request may use.
 fn spare(buddy: &Buddy<'_>, emergency: bool) -> u64 {
-    if emergency { buddy.totals.free } else { buddy.totals.free.saturating_sub(marks(buddy).min.get()) }
+    if emergency { buddy.totals.free } else { buddy.totals.free.saturating_sub(buddy.min()) }
 }

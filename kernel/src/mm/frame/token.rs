@@ -44,42 +44,71 @@ pub enum Contents {
 ///
 /// Dropping one loses its frames until the next boot; debug builds say so in the log.
 #[must_use = "the frames are lost unless the extent is freed or kept"]
+#[repr(transparent)]
 pub struct Extent<S: State = Owned> {
-    first: Gfn,
-    order: Order,
-    contents: Contents,
-    allocator: u16,
+    /// Frame number (40 bits: all that 52-bit physical addresses have), order (5), known zero (1), allocator (16).
+    /// One word, so that a token stays in a register.
+    word: u64,
     state: PhantomData<S>,
 }
 
+/// Frame numbers below this fit a token.
+pub(super) const MOST_FRAMES: u64 = 1 << ORDER_SHIFT;
+
+const ORDER_SHIFT: u32 = 40;
+const ORDER_MASK: u64 = 0x1F;
+const ZERO_SHIFT: u32 = 45;
+const ALLOCATOR_SHIFT: u32 = 48;
+
 impl<S: State> Extent<S> {
+    #[inline]
     pub(super) const fn new(first: Gfn, order: Order, contents: Contents, allocator: u16) -> Self {
-        Self { first, order, contents, allocator, state: PhantomData }
+        assert!(first.get() < MOST_FRAMES, "a frame beyond the map that was checked");
+        let zero = matches!(contents, Contents::Zero) as u64;
+        let word = first.get()
+            | (order.get() as u64) << ORDER_SHIFT
+            | zero << ZERO_SHIFT
+            | (allocator as u64) << ALLOCATOR_SHIFT;
+        Self { word, state: PhantomData }
     }
 
     /// The first frame.
     #[must_use]
     pub const fn first(&self) -> Gfn {
-        self.first
+        Gfn::new(self.word & (MOST_FRAMES - 1))
     }
 
     /// log2 of the number of frames.
     #[must_use]
     pub const fn order(&self) -> Order {
-        self.order
+        match Order::new((self.word >> ORDER_SHIFT & ORDER_MASK) as u8) {
+            Some(order) => order,
+            None => unreachable!(),
+        }
+    }
+
+    /// Whether this is a single frame of the allocator: one comparison, for the fast path.
+    #[inline]
+    pub(super) const fn is_frame_of(&self, allocator: u16) -> bool {
+        self.word & !(MOST_FRAMES - 1 | 1 << ZERO_SHIFT) == (allocator as u64) << ALLOCATOR_SHIFT
     }
 
     /// The number of frames.
     #[must_use]
     pub const fn frames(&self) -> Frames {
-        self.order.frames()
+        self.order().frames()
     }
 
     pub(super) const fn allocator(&self) -> u16 {
-        self.allocator
+        (self.word >> ALLOCATOR_SHIFT) as u16
+    }
+
+    const fn known(&self) -> Contents {
+        if self.word >> ZERO_SHIFT & 1 == 0 { Contents::Unknown } else { Contents::Zero }
     }
 
     /// Ends the token: the frame table knows the extent's new state.
+    #[inline]
     pub(super) fn consume(self) {
         mem::forget(self);
     }
@@ -89,7 +118,7 @@ impl Extent<Owned> {
     /// What was known of the bytes when the extent was handed out.
     #[must_use]
     pub const fn contents(&self) -> Contents {
-        self.contents
+        self.known()
     }
 }
 
@@ -103,7 +132,7 @@ impl<S: State> Drop for Extent<S> {
 
 impl<S: State> fmt::Debug for Extent<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} of {:?} at {:?}", self.order, self.contents, self.first)
+        write!(f, "{:?} at {:?} (contents {:?})", self.order(), self.first(), self.known())
     }
 }
 
@@ -173,5 +202,27 @@ impl Drop for Run {
 impl fmt::Debug for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "run of {} blocks at {:?}", self.blocks, self.first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_one_word_and_keeps_what_it_was_given() {
+        assert_eq!(size_of::<Extent>(), 8);
+        for first in [0, 512, MOST_FRAMES - 512] {
+            for order in [Order::FRAME, Order::BLOCK] {
+                for (contents, allocator) in [(Contents::Zero, 0), (Contents::Unknown, u16::MAX)] {
+                    let extent: Extent = Extent::new(Gfn::new(first), order, contents, allocator);
+                    assert_eq!((extent.first(), extent.order()), (Gfn::new(first), order));
+                    assert_eq!((extent.contents(), extent.allocator()), (contents, allocator));
+                    assert_eq!(extent.is_frame_of(allocator), order == Order::FRAME);
+                    assert!(!extent.is_frame_of(7));
+                    extent.consume();
+                }
+            }
+        }
     }
 }

@@ -86,7 +86,7 @@ fn ours(trace: &[Step], cpus: usize) -> Outcome {
             }
         }
     }
-    frames.drain();
+    frames.drain(CPU);
     frames.validate().unwrap();
     let whole = frames.stats().whole_blocks;
     let nothing = SparseBlock { first: Gfn::new(0), movable: Frames::ZERO };

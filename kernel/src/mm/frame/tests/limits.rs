@@ -31,7 +31,7 @@ fn every_order_can_be_exhausted_and_comes_back_whole() {
             frames.free(extent, Contents::Unknown, VcpuId::new(1)).unwrap();
         }
         frames.validate().unwrap();
-        frames.drain();
+        frames.drain(CPU);
         assert_eq!(frames.stats().whole_blocks, 5);
         frames.validate().unwrap();
     }
@@ -55,7 +55,7 @@ fn every_frame_of_an_odd_map_is_handed_out_once_and_no_other() {
     for extent in held {
         frames.free(extent, Contents::Unknown, CPU).unwrap();
     }
-    frames.drain();
+    frames.drain(CPU);
     frames.validate().unwrap();
     let whole = map.iter().map(|r| (r.end() / 512).saturating_sub(r.first.get().div_ceil(512))).sum::<u64>();
     assert_eq!(frames.stats().whole_blocks, whole);
@@ -128,11 +128,11 @@ fn entries_of_blocks_that_are_not_used_stay_zero() {
             let block = frames.mark_ballooned(block).unwrap();
             frames.deposit(block).unwrap();
         }
-        let run = frames.allocate_run(3, 1, Use::Kernel, Owner::NONE).unwrap();
+        let run = frames.allocate_run(3, 1, Use::Kernel, Owner::NONE, CPU).unwrap();
         frames.free_run(run, Contents::Unknown).unwrap();
         let kept = frames.alloc(kernel().order(order(1))).unwrap();
         frames.detach(kept).unwrap();
-        frames.drain();
+        frames.drain(CPU);
         frames.validate().unwrap();
     }
     let used: Vec<usize> = memory
@@ -162,18 +162,18 @@ fn more_than_a_block_is_a_run() {
     let mut memory = Memory::new(&[range(512, 512 * 9)], 1);
     let frames = memory.allocator();
     assert_eq!(frames.alloc(kernel().order(order(10))).map(|_| ()), Err(AllocError::TooLarge(order(10))));
-    let four = frames.allocate_run(4, 4, Use::Special, Owner::NONE).unwrap();
+    let four = frames.allocate_run(4, 4, Use::Special, Owner::NONE, CPU).unwrap();
     assert_eq!((four.first(), four.frames()), (Gfn::new(4 * 512), Frames::new(2048)));
-    let refused = frames.allocate_run(3, 4, Use::Special, Owner::NONE);
+    let refused = frames.allocate_run(3, 4, Use::Special, Owner::NONE, CPU);
     assert_eq!(refused.map(|_| ()), Err(AllocError::NoRun { blocks: 3, whole: 5 }).or_else(|e: AllocError| {
         // Blocks 1–3 and 8–9 are left: block 8 is aligned, but only two blocks follow.
         Err(e)
     }));
-    let three = frames.allocate_run(3, 1, Use::Paged, Owner::NONE).unwrap();
+    let three = frames.allocate_run(3, 1, Use::Paged, Owner::NONE, CPU).unwrap();
     assert_eq!(three.first(), Gfn::new(512));
-    assert!(frames.allocate_run(0, 1, Use::Paged, Owner::NONE).is_err());
-    assert!(frames.allocate_run(1, 0, Use::Paged, Owner::NONE).is_err());
-    assert!(frames.allocate_run(u64::MAX, 1, Use::Paged, Owner::NONE).is_err());
+    assert!(frames.allocate_run(0, 1, Use::Paged, Owner::NONE, CPU).is_err());
+    assert!(frames.allocate_run(1, 0, Use::Paged, Owner::NONE, CPU).is_err());
+    assert!(frames.allocate_run(u64::MAX, 1, Use::Paged, Owner::NONE, CPU).is_err());
     frames.validate().unwrap();
     for block in three.into_blocks() {
         frames.free(block, Contents::Unknown, CPU).unwrap();

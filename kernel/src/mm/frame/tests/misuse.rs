@@ -65,7 +65,7 @@ fn a_token_finds_only_its_own_allocator() {
     let ballooned = stranger.split_ballooned(ballooned).unwrap_err().extent;
     let ballooned = stranger.reuse(ballooned, Use::Paged, Owner::NONE).unwrap_err().extent;
     frames.give_back(ballooned).unwrap();
-    let run = frames.allocate_run(1, 1, Use::Kernel, Owner::NONE).unwrap();
+    let run = frames.allocate_run(1, 1, Use::Kernel, Owner::NONE, CPU).unwrap();
     let run = stranger.free_run(run, Contents::Unknown).unwrap_err().run;
     frames.free_run(run, Contents::Unknown).unwrap();
     assert_eq!(stranger.stats().misuses, 10);
@@ -80,7 +80,7 @@ fn a_token_finds_only_its_own_allocator() {
 fn even_with_the_same_id_a_foreign_token_changes_nothing() {
     let (mut memory, mut other) = (Memory::of_blocks(4, 1), Memory::of_blocks(4, 1));
     let (frames, twin) = (memory.with_reserved(&[], 1), other.with_reserved(&[], 1));
-    let run = frames.allocate_run(2, 1, Use::Kernel, Owner::NONE).unwrap();
+    let run = frames.allocate_run(2, 1, Use::Kernel, Owner::NONE, CPU).unwrap();
     let _half = twin.detach(twin.alloc(kernel().order(Order::BLOCK)).unwrap()).unwrap();
     let before = twin.stats();
     let refused = twin.free_run(run, Contents::Unknown).unwrap_err();
@@ -133,7 +133,7 @@ fn a_magazine_in_use_is_passed_by() {
     let inside = frames.magazines[0].try_enter().unwrap();
     let extent = frames.alloc(kernel()).unwrap();
     frames.free(extent, Contents::Unknown, CPU).unwrap();
-    assert_eq!(frames.drain(), Frames::ZERO);
+    assert_eq!(frames.drain(CPU), Frames::ZERO);
     assert_eq!(frames.validate(), Err(Inconsistency::Busy));
     drop(inside);
     frames.validate().unwrap();

@@ -44,7 +44,7 @@ impl Memory {
         self.build(reserved, id)
     }
 
-    pub(super) fn build<L: LockKind>(&mut self, reserved: &[FrameRange], id: u16) -> FrameAllocator<'_, L> {
+    pub(super) fn build<L: LockKind<Gate = SharedGate>>(&mut self, reserved: &[FrameRange], id: u16) -> FrameAllocator<'_, L> {
         let config = Config { memory: &self.ranges, reserved, id };
         let metadata =
             Metadata { entries: &mut self.entries, blocks: &mut self.blocks, magazines: &mut self.magazines };
@@ -57,6 +57,7 @@ pub(super) enum HostLocks {}
 
 impl LockKind for HostLocks {
     type Of<T: Send> = std::sync::Mutex<T>;
+    type Gate = SharedGate;
 }
 
 impl<T> Exclusive<T> for std::sync::Mutex<T> {

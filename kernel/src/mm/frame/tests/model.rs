@@ -207,7 +207,7 @@ impl Model<'_, '_> {
                 let possible = whole.windows(blocks as usize).enumerate().any(|(start, run)| {
                     (base + start as u64).is_multiple_of(align) && run.iter().all(|whole| *whole)
                 });
-                match frames.allocate_run(blocks, align, usage, Owner::NONE) {
+                match frames.allocate_run(blocks, align, usage, Owner::NONE, CPU) {
                     Ok(run) => {
                         assert!(possible && (run.first().get() / 512).is_multiple_of(align));
                         // Tokens of blocks show the contents of the whole run.
@@ -261,7 +261,7 @@ impl Model<'_, '_> {
                     self.held.push((frames.reuse(extent, usage, Owner::NONE).unwrap(), usage));
                 }
             }
-            Action::Drain => drop(frames.drain()),
+            Action::Drain => drop(frames.drain(CPU)),
             Action::Validate => frames.validate().unwrap(),
         }
     }
@@ -335,7 +335,7 @@ fn replay(actions: Vec<Action>, cpus: usize) {
     while let Some(extent) = frames.withdraw_frame() {
         frames.give_back(extent).unwrap();
     }
-    frames.drain();
+    frames.drain(CPU);
     frames.validate().unwrap();
     let stats = frames.stats();
     assert_eq!(stats.free, stats.managed);

@@ -106,7 +106,7 @@ fn nothing_is_lost_or_handed_out_twice_under_contention() {
     for extent in workers.into_iter().flat_map(|worker| worker.held) {
         frames.free(extent, Contents::Unknown, CPU).unwrap();
     }
-    frames.drain();
+    frames.drain(CPU);
     while let Some(extent) = frames.withdraw_frame() {
         frames.give_back(extent).unwrap();
     }
