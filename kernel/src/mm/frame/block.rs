@@ -208,6 +208,26 @@ impl Block {
         Some((index, self.forget_zero(index, order)))
     }
 
+    /// Takes up to `most` single frames, the smallest extents first: what as many calls of `take` would take.
+    /// Says how many it took.
+    pub(super) fn take_frames(
+        &mut self,
+        most: u16,
+        zero: bool,
+        tally: &mut ByOrder,
+        mut each: impl FnMut(usize, bool),
+    ) -> u16 {
+        let mut taken = 0;
+        while taken < most && self.orders != 0 {
+            // Frames that differ in what is known of them are chosen one by one; others by the extent.
+            let order = if self.zero > 0 { 0 } else { self.orders.trailing_zeros().min((most - taken).ilog2()) };
+            let Some((index, zero)) = self.take(order as usize, zero, tally) else { break };
+            (index..index + (1 << order)).for_each(|frame| each(frame, zero));
+            taken += 1 << order;
+        }
+        taken
+    }
+
     /// Makes an extent free, joining it with its free neighbours.
     pub(super) fn put(&mut self, index: usize, order: usize, zero: bool, tally: &mut ByOrder) {
         debug_assert!((index..index + (1 << order)).all(|i| self.free_extent(i).is_none()), "frames free twice");
@@ -381,6 +401,23 @@ mod tests {
         block.withdraw(64, 0);
         assert_eq!((block.deposited, block.first_deposited()), (127, Some(65)));
         assert!(block.is_deposited(191) && !block.is_deposited(192));
+    }
+
+    #[test]
+    fn many_frames_at_once_are_the_same_as_one_by_one() {
+        for most in [1, 3, 32, 100, 512, 600] {
+            let ((mut one, mut tally), (mut many, mut other)) = (whole(), whole());
+            for (block, tally) in [(&mut one, &mut tally), (&mut many, &mut other)] {
+                // Something to begin with: three frames out, one of them back.
+                let frames = [(); 3].map(|()| block.take(0, false, tally).unwrap().0);
+                block.put(frames[1], 0, false, tally);
+            }
+            let mut seen = Vec::new();
+            let taken = many.take_frames(most, false, &mut other, |frame, zero| seen.push((frame, zero)));
+            let single: Vec<_> = (0..most).map_while(|_| one.take(0, false, &mut tally)).collect();
+            assert_eq!((usize::from(taken), &seen), (single.len(), &single), "{most}");
+            assert_eq!((many.recount(), other), (one.recount(), tally));
+        }
     }
 
     #[test]

@@ -137,10 +137,7 @@ impl<'m> Buddy<'m> {
         while left > 0 {
             let Some(block) = self.choose(0, class, zero) else { return };
             let taken = self.change(block, |b, tally| {
-                let taken = left.min(b.free);
-                for (within, zero) in (0..taken).map_while(|_| b.take(0, zero, tally)) {
-                    each(index_of(block, within), zero);
-                }
+                let taken = b.take_frames(left, zero, tally, |within, zero| each(index_of(block, within), zero));
                 *b.out(class) += taken;
                 taken
             });
@@ -227,6 +224,25 @@ impl<'m> Buddy<'m> {
             *b.out(class) -= 1 << order;
             b.put(within, order, zero, tally);
         });
+    }
+
+    /// Takes back single frames. Consecutive ones of the same block cost the least.
+    pub(super) fn put_frames(&mut self, frames: impl Iterator<Item = u32>, class: Class, zero: bool) {
+        let mut frames = frames.peekable();
+        while let Some(first) = frames.next() {
+            let (block, within) = place(first);
+            let returned = self.change(block, |b, tally| {
+                b.put(within, 0, zero, tally);
+                let mut returned = 1;
+                while let Some(next) = frames.next_if(|next| place(*next).0 == block) {
+                    b.put(place(next).1, 0, zero, tally);
+                    returned += 1;
+                }
+                *b.out(class) -= returned;
+                returned
+            });
+            self.totals.out[class as usize] -= u64::from(returned);
+        }
     }
 
     /// Counts an extent that is out in another class.

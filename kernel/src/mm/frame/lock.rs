@@ -48,11 +48,13 @@ impl Gate for SharedGate {
     const OPEN: Self = Self(AtomicBool::new(false));
     const SHARED: bool = true;
 
+    #[inline]
     fn try_enter(&self) -> bool {
         // Acquire: what the last one inside wrote, to the stacks and to the frames' entries, is visible here.
         !self.0.swap(true, Ordering::Acquire)
     }
 
+    #[inline]
     fn leave(&self) {
         self.0.store(false, Ordering::Release);
     }

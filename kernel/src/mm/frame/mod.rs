@@ -130,7 +130,7 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
     pub fn alloc(&self, request: Request) -> Result<Extent, AllocError> {
         match self.alloc_fast(&request) {
             Some(extent) => Ok(extent),
-            None => self.alloc_slow(&request),
+            None => self.alloc_slow(request),
         }
     }
 
@@ -148,7 +148,8 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
 
     #[cold]
     #[inline(never)]
-    fn alloc_slow(&self, request: &Request) -> Result<Extent, AllocError> {
+    fn alloc_slow(&self, request: Request) -> Result<Extent, AllocError> {
+        let request = &request;
         if request.order > Order::BLOCK {
             return Err(AllocError::TooLarge(request.order));
         }
@@ -528,11 +529,10 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
     fn spill(&self, inside: &Inside<'_, L::Gate>, class: Class, contents: Contents, most: usize) -> Frames {
         let count = inside.len(class, contents).min(most);
         if count > 0 {
-            self.locked(|buddy| {
-                for index in (0..count).map_while(|_| inside.pop(class, contents)) {
-                    self.put(buddy, index, Order::FRAME, class, contents);
-                }
+            let frames = (0..count).map_while(|_| inside.pop(class, contents)).inspect(|&index| {
+                self.entry(index).set(Head::Nothing);
             });
+            self.locked(|buddy| buddy.put_frames(frames, class, contents == Contents::Zero));
         }
         Frames::new(count as u64)
     }
