@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`units`] | frames, addresses, sizes and identifiers as types |
 //! | [`port`] | what the kernel needs from a hypervisor, as small traits |
+//! | [`mm`] | page frames and the kernel heap |
 //! | [`xen`] | those traits over real hypercalls; events, clock, console, xenstore |
 //!
 //! Everything but `arch` and the hypercall instruction builds and is tested on the host.

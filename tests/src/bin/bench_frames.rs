@@ -13,8 +13,8 @@ use std::time::Instant;
 
 use buddy_system_allocator::FrameAllocator as Peer;
 use ebb::mm::frame::{
-    Block, Config, Contents, Entry, Extent, FrameAllocator, FrameRange, Layout, LocalLocks, LockKind, Magazine, Metadata,
-    Request, TicketLocks, Use,
+    Block, Config, Contents, Entry, Extent, FrameAllocator, FrameRange, Layout, LocalLocks, LockKind,
+    Magazine, Metadata, Request, TicketLocks, Use,
 };
 use ebb::units::{Frames, Gfn, Order, VcpuId};
 use spin::mutex::TicketMutex;
@@ -173,7 +173,8 @@ fn with_ours<L: LockKind, R>(case: Case, mib: u64, work: impl FnOnce(&Ours<'_, L
     let mut blocks: Vec<_> = (0..layout.blocks()).map(|_| Block::new()).collect();
     let mut magazines = [Magazine::new()];
     let metadata = Metadata { entries: &mut entries, blocks: &mut blocks, magazines: &mut magazines };
-    let Ok(frames) = FrameAllocator::<L>::new(Config { memory: &memory, reserved: &[], id: 0 }, metadata) else {
+    let Ok(frames) = FrameAllocator::<L>::new(Config { memory: &memory, reserved: &[], id: 0 }, metadata)
+    else {
         unreachable!("the metadata fits")
     };
     let cpu = VcpuId::new(if case == Case::RepeatShared { 1 } else { 0 });
@@ -203,7 +204,15 @@ fn median(mut round: impl FnMut() -> (usize, f64)) -> f64 {
     times[ROUNDS / 2]
 }
 
-fn print(case: &str, unit: &str, metric: &str, ours: f64, peer: Option<f64>, target: Option<f64>, note: &str) {
+fn print(
+    case: &str,
+    unit: &str,
+    metric: &str,
+    ours: f64,
+    peer: Option<f64>,
+    target: Option<f64>,
+    note: &str,
+) {
     let round = |x: f64| (x * 100.0).round() / 100.0;
     let ratio = peer.map(|peer| peer / ours);
     let met = target.map(|target| ratio.map_or(ours <= target, |ratio| ratio >= target));

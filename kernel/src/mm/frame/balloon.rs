@@ -133,7 +133,12 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
     /// # Errors
     ///
     /// [`Rejected`] with the token, if it belongs to another allocator.
-    pub fn reuse(&self, extent: Extent<Ballooned>, usage: Use, owner: Owner) -> Result<Extent, Rejected<Ballooned>> {
+    pub fn reuse(
+        &self,
+        extent: Extent<Ballooned>,
+        usage: Use,
+        owner: Owner,
+    ) -> Result<Extent, Rejected<Ballooned>> {
         match self.check_ballooned(&extent) {
             Err(misuse) => Err(self.reject(misuse, extent)),
             Ok(index) => {

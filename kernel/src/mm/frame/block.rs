@@ -73,7 +73,7 @@ impl Default for Block {
 
 /// The first bit of an order's bitmap.
 const fn base(order: usize) -> usize {
-    2 * FRAMES - (2 * FRAMES >> order)
+    2 * FRAMES - ((2 * FRAMES) >> order)
 }
 
 /// The words, and the bits in them, that stand for the frames of an extent.
@@ -144,7 +144,9 @@ impl Block {
 
     /// The free extent that holds a frame: its first frame and order.
     pub(super) fn free_extent(&self, index: usize) -> Option<(usize, usize)> {
-        (0..ORDERS).find(|&order| self.is_free(order, index >> order)).map(|order| (index >> order << order, order))
+        (0..ORDERS)
+            .find(|&order| self.is_free(order, index >> order))
+            .map(|order| (index >> order << order, order))
     }
 
     fn insert(&mut self, order: usize, slot: usize, tally: &mut ByOrder) {
@@ -220,7 +222,8 @@ impl Block {
         let mut taken = 0;
         while taken < most && self.orders != 0 {
             // Frames that differ in what is known of them are chosen one by one; others by the extent.
-            let order = if self.zero > 0 { 0 } else { self.orders.trailing_zeros().min((most - taken).ilog2()) };
+            let order =
+                if self.zero > 0 { 0 } else { self.orders.trailing_zeros().min((most - taken).ilog2()) };
             let Some((index, zero)) = self.take(order as usize, zero, tally) else { break };
             (index..index + (1 << order)).for_each(|frame| each(frame, zero));
             taken += 1 << order;
@@ -230,7 +233,10 @@ impl Block {
 
     /// Makes an extent free, joining it with its free neighbours.
     pub(super) fn put(&mut self, index: usize, order: usize, zero: bool, tally: &mut ByOrder) {
-        debug_assert!((index..index + (1 << order)).all(|i| self.free_extent(i).is_none()), "frames free twice");
+        debug_assert!(
+            (index..index + (1 << order)).all(|i| self.free_extent(i).is_none()),
+            "frames free twice"
+        );
         if zero {
             for (word, mask) in words(index, order) {
                 self.zero_map[word] |= mask;
@@ -306,7 +312,8 @@ impl Block {
     /// Whether the counts beside the bitmaps agree with `by_order`, which [`recount`](Self::recount) made.
     pub(super) fn counts_agree(&self, by_order: &ByOrder) -> bool {
         (0..ORDERS).all(|order| {
-            u32::from(self.counts[order]) == by_order[order] && (self.orders >> order & 1 != 0) == (by_order[order] != 0)
+            u32::from(self.counts[order]) == by_order[order]
+                && (self.orders >> order & 1 != 0) == (by_order[order] != 0)
         }) && self.orders >> ORDERS == 0
     }
 }

@@ -132,12 +132,19 @@ impl<'m> Buddy<'m> {
     }
 
     /// Takes up to `count` single frames for `class`, as many from one block as it has, and passes each on.
-    pub(super) fn take_frames(&mut self, count: usize, class: Class, zero: bool, mut each: impl FnMut(u32, bool)) {
+    pub(super) fn take_frames(
+        &mut self,
+        count: usize,
+        class: Class,
+        zero: bool,
+        mut each: impl FnMut(u32, bool),
+    ) {
         let mut left = count as u16;
         while left > 0 {
             let Some(block) = self.choose(0, class, zero) else { return };
             let taken = self.change(block, |b, tally| {
-                let taken = b.take_frames(left, zero, tally, |within, zero| each(index_of(block, within), zero));
+                let taken =
+                    b.take_frames(left, zero, tally, |within, zero| each(index_of(block, within), zero));
                 *b.out(class) += taken;
                 taken
             });
@@ -149,7 +156,8 @@ impl<'m> Buddy<'m> {
     /// Takes a single frame whose loss costs least: from the block, of any class, with the smallest extents left.
     pub(super) fn take_least(&mut self, zero: bool) -> Option<(u32, bool)> {
         let least = |class: Class| self.filled[class as usize].trailing_zeros() as usize;
-        let class = if least(Class::Pinned) <= least(Class::Movable) { Class::Pinned } else { Class::Movable };
+        let class =
+            if least(Class::Pinned) <= least(Class::Movable) { Class::Pinned } else { Class::Movable };
         let list = least(class);
         let block =
             if list < PARTIAL { self.heads[class as usize * 64 + list] } else { self.choose_whole(zero)? };
@@ -417,7 +425,8 @@ impl<'m> Buddy<'m> {
                 return Err(head);
             }
         }
-        let deposited = self.walk(self.some_deposited, |b| (b.balloon_next, b.balloon_prev), |b| b.in_balloon_list)?;
+        let deposited =
+            self.walk(self.some_deposited, |b| (b.balloon_next, b.balloon_prev), |b| b.in_balloon_list)?;
         Ok((listed, deposited))
     }
 

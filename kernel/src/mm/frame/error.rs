@@ -40,7 +40,9 @@ impl fmt::Display for AllocError {
             Self::TooLarge(order) => write!(f, "{order:?} is larger than a block"),
             Self::Exhausted { order, free } => write!(f, "no free extent of {order:?}; {free} free"),
             Self::Reserve { free, min } => write!(f, "{free} free, and {min} are kept in reserve"),
-            Self::NoRun { blocks, whole } => write!(f, "no {blocks} consecutive free blocks; {whole} free blocks"),
+            Self::NoRun { blocks, whole } => {
+                write!(f, "no {blocks} consecutive free blocks; {whole} free blocks")
+            }
         }
     }
 }

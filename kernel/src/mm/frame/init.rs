@@ -5,6 +5,7 @@ use core::sync::atomic::AtomicU64;
 
 use crate::units::{BLOCK_FRAMES, Frames, Gfn};
 
+use super::FrameAllocator;
 use super::block::{Block, ORDERS};
 use super::buddy::Buddy;
 use super::entry::{Entry, Head};
@@ -12,7 +13,6 @@ use super::error::Misuse;
 use super::lock::{Exclusive, LockKind, SharedGate};
 use super::magazine::{CAPACITY, Magazine};
 use super::map::{FrameRange, Layout, MapError, check_reserved};
-use super::FrameAllocator;
 
 /// What there is to manage.
 #[derive(Clone, Copy, Debug)]

@@ -4,6 +4,7 @@ use core::sync::atomic::Ordering;
 
 use crate::units::{Frames, Gfn, Order};
 
+use super::FrameAllocator;
 use super::block::{FRAMES, ORDERS};
 use super::buddy::{Buddy, place};
 use super::entry::{Class, Head, Owner, Use};
@@ -11,7 +12,6 @@ use super::error::Misuse;
 use super::lock::LockKind;
 use super::stats::Stats;
 use super::token::Contents;
-use super::FrameAllocator;
 
 /// What a frame is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,9 +63,8 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
                 self.magazines.iter().map(|magazine| u64::from(magazine.held(class))).sum::<u64>()
             });
             let totals = &buddy.totals;
-            let used = |class: Class| {
-                Frames::new(totals.out[class as usize].saturating_sub(cached[class as usize]))
-            };
+            let used =
+                |class: Class| Frames::new(totals.out[class as usize].saturating_sub(cached[class as usize]));
             Stats {
                 managed: Frames::new(totals.managed),
                 reserved: Frames::new(totals.reserved),
@@ -124,7 +123,9 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
         (0..ORDERS as u8).find_map(|order| {
             let head = index >> order << order;
             match self.entry(head).get() {
-                found @ (Head::Used { order: held, .. } | Head::Ballooned { order: held }) if held >= order => {
+                found @ (Head::Used { order: held, .. } | Head::Ballooned { order: held })
+                    if held >= order =>
+                {
                     Some((head, found))
                 }
                 _ => None,

@@ -179,6 +179,9 @@ mod tests {
         let memory = [range(0, 100), range(200, 100)];
         assert_eq!(check_reserved(&memory, &[range(0, 100), range(250, 50)]), Ok(()));
         assert_eq!(check_reserved(&memory, &[range(90, 20)]), Err(MapError::ReservedOutside(range(90, 20))));
-        assert_eq!(check_reserved(&memory, &[range(5, 5), range(7, 1)]), Err(MapError::Unsorted(range(7, 1))));
+        assert_eq!(
+            check_reserved(&memory, &[range(5, 5), range(7, 1)]),
+            Err(MapError::Unsorted(range(7, 1)))
+        );
     }
 }

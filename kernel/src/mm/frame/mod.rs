@@ -5,7 +5,7 @@
 //!
 //! | file | what lives there | guarded by |
 //! |---|---|---|
-//! | `magazine.rs` | single frames for each CPU | a flag that is tried, never waited for |
+//! | `magazine.rs`, `cached.rs` | single frames for each CPU | a flag that is tried, never waited for |
 //! | `buddy.rs` | lists of blocks: which block serves a request | the lock |
 //! | `block.rs` | a buddy system inside one 2 MiB block | the lock |
 //!
@@ -26,6 +26,7 @@
 mod balloon;
 mod block;
 mod buddy;
+mod cached;
 mod entry;
 mod error;
 mod init;
@@ -33,6 +34,7 @@ mod inspect;
 mod lock;
 mod magazine;
 mod map;
+mod run;
 mod stats;
 mod token;
 mod validate;
@@ -42,7 +44,7 @@ mod tests;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::units::{BLOCK_FRAMES, Frames, Gfn, Order, VcpuId};
+use crate::units::{Frames, Gfn, Order, VcpuId};
 
 pub use self::block::Block;
 use self::buddy::Buddy;
@@ -52,7 +54,6 @@ pub use self::error::{AllocError, Misuse, Rejected, RejectedRun};
 pub use self::init::{Config, Metadata};
 pub use self::inspect::{FrameState, Held, SparseBlock};
 pub use self::lock::{Exclusive, Gate, LocalGate, LocalLocks, LockKind, SharedGate, TicketLocks};
-use self::magazine::Inside;
 pub use self::magazine::Magazine;
 pub use self::map::{FrameRange, Layout, MapError};
 pub use self::stats::{Stats, Watermarks};
@@ -97,6 +98,12 @@ impl Request {
         Self { owner, ..self }
     }
 
+    /// The CPU that it was made for.
+    #[must_use]
+    pub const fn cpu(&self) -> VcpuId {
+        self.cpu
+    }
+
     /// May use the reserve below the lowest watermark: for what frees memory, and for what must not fail.
     #[inline]
     pub const fn emergency(self) -> Self {
@@ -132,18 +139,6 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
             Some(extent) => Ok(extent),
             None => self.alloc_slow(request),
         }
-    }
-
-    /// A frame of the wanted contents from the CPU's magazine, if one is there.
-    #[inline]
-    fn alloc_fast(&self, request: &Request) -> Option<Extent> {
-        if request.order != Order::FRAME {
-            return None;
-        }
-        let inside = self.magazines.get(request.cpu.get() as usize)?.try_enter()?;
-        let index = inside.pop(request.usage.class(), request.contents)?;
-        self.entry(index).set(request.head());
-        Some(Extent::new(self.gfn(index), Order::FRAME, request.contents, self.id))
     }
 
     #[cold]
@@ -187,23 +182,6 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
         self.free_slow(extent, contents, cpu)
     }
 
-    /// Puts a frame into the CPU's magazine, if all is as it should be and there is room.
-    #[inline]
-    fn free_fast(&self, extent: &Extent, contents: Contents, cpu: VcpuId) -> Option<()> {
-        if !extent.is_frame_of(self.id) {
-            return None;
-        }
-        let index = extent.first().get().wrapping_sub(self.base.get());
-        let entry = self.entries.get(index as usize)?;
-        let class = entry.single_in_use()?;
-        let inside = self.magazines.get(cpu.get() as usize)?.try_enter()?;
-        if inside.is_asked() || !inside.push(class, contents, index as u32, self.limit) {
-            return None;
-        }
-        entry.set(Head::Cached { class, contents });
-        Some(())
-    }
-
     #[cold]
     #[inline(never)]
     fn free_slow(&self, extent: Extent, contents: Contents, cpu: VcpuId) -> Result<(), Rejected> {
@@ -217,127 +195,6 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
         }
         extent.consume();
         Ok(())
-    }
-
-    /// Takes `blocks` consecutive whole blocks, the first frame a multiple of `align` blocks. Looks at every
-    /// block: time grows with the size of the table.
-    ///
-    /// # Errors
-    ///
-    /// [`AllocError::NoRun`] if there is no such run, also for none or a zero alignment.
-    pub fn allocate_run(
-        &self,
-        blocks: u64,
-        align: u64,
-        usage: Use,
-        owner: Owner,
-        cpu: VcpuId,
-    ) -> Result<Run, AllocError> {
-        let none = |whole| AllocError::NoRun { blocks, whole };
-        let (Ok(count), Ok(align)) = (usize::try_from(blocks), usize::try_from(align)) else {
-            return Err(none(0));
-        };
-        let attempt = |buddy: &mut Buddy<'m>| {
-            let wrong = count == 0 || align == 0;
-            let start = if wrong { None } else { buddy.find_run(count, align, self.base.get() / BLOCK_FRAMES) };
-            let Some(start) = start else { return Err(none(buddy.totals.whole)) };
-            let mut contents = Contents::Zero;
-            for block in start..start + count as u32 {
-                let Some((index, zero)) = buddy.take_whole(block, usage.class()) else {
-                    unreachable!("a run of whole blocks has a block that is not whole");
-                };
-                if !zero {
-                    contents = Contents::Unknown;
-                }
-                self.entry(index).set(Head::Used {
-                    usage,
-                    order: Order::BLOCK.get(),
-                    detached: false,
-                    owner,
-                });
-            }
-            Ok(Run::new(self.gfn(start * BLOCK_FRAMES as u32), blocks, contents, self.id))
-        };
-        let first = self.locked(attempt);
-        let again = if first.is_err() && self.drain(cpu) > Frames::ZERO { self.locked(attempt) } else { first };
-        if again.is_err() {
-            self.locked(|buddy| buddy.events.failures += 1);
-        }
-        again
-    }
-
-    /// Frees every block of a run.
-    ///
-    /// # Errors
-    ///
-    /// [`RejectedRun`] with the token, if it belongs to another allocator.
-    pub fn free_run(&self, run: Run, contents: Contents) -> Result<(), RejectedRun> {
-        let class = match self.check_run(&run) {
-            Ok(usage) => usage.class(),
-            Err(misuse) => {
-                self.complain(misuse);
-                return Err(RejectedRun { misuse, run });
-            }
-        };
-        self.locked(|buddy| {
-            for block in run.into_blocks() {
-                if let Some(index) = self.index(block.first()) {
-                    self.put(buddy, index, Order::BLOCK, class, contents);
-                }
-                block.consume();
-            }
-        });
-        Ok(())
-    }
-
-    /// Checks every block before the first is freed, so that a run is freed whole or not at all.
-    fn check_run(&self, run: &Run) -> Result<Use, Misuse> {
-        let mut usage = Err(Misuse::NotAllocated(run.first()));
-        for block in run.heads() {
-            let checked = self.check(&block).map(|(_, usage, _)| usage);
-            block.consume();
-            usage = Ok(checked?);
-        }
-        usage
-    }
-
-    /// Moves the frames of every magazine that nobody is using back to the buddy system, and says how many.
-    /// `cpu` is the caller's.
-    ///
-    /// Where a magazine admits its own CPU only ([`Gate::SHARED`] is false), the others are asked instead: each is
-    /// emptied when its CPU next allocates or frees a frame, or calls [`drain_cpu`](Self::drain_cpu), for which the
-    /// kernel may interrupt it.
-    pub fn drain(&self, cpu: VcpuId) -> Frames {
-        let mut moved = Frames::ZERO;
-        for (i, magazine) in self.magazines.iter().enumerate() {
-            if L::Gate::SHARED || i == cpu.get() as usize {
-                moved += self.drain_one(magazine);
-            } else {
-                magazine.ask();
-            }
-        }
-        moved
-    }
-
-    /// Moves the frames of the magazine of `cpu`, which is the caller's, back to the buddy system, unless it is in
-    /// use.
-    pub fn drain_cpu(&self, cpu: VcpuId) -> Frames {
-        self.magazines.get(cpu.get() as usize).map_or(Frames::ZERO, |magazine| self.drain_one(magazine))
-    }
-
-    fn drain_one(&self, magazine: &Magazine<L::Gate>) -> Frames {
-        magazine.try_enter().map_or(Frames::ZERO, |inside| self.empty(&inside))
-    }
-
-    #[cold]
-    fn empty(&self, inside: &Inside<'_, L::Gate>) -> Frames {
-        let mut moved = Frames::ZERO;
-        for class in Class::ALL {
-            for contents in [Contents::Unknown, Contents::Zero] {
-                moved += self.spill(inside, class, contents, usize::MAX);
-            }
-        }
-        moved
     }
 
     /// Splits an extent into its lower and its upper half.
@@ -382,7 +239,10 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
             Ok((index, usage, owner)) => {
                 let (first, order) = (extent.first(), extent.order().get());
                 let head = |detached| Head::Used { usage, order, detached, owner };
-                assert!(self.entry(index).exchange(head(false), head(true)), "an extent's token is not its only one");
+                assert!(
+                    self.entry(index).exchange(head(false), head(true)),
+                    "an extent's token is not its only one"
+                );
                 extent.consume();
                 Ok(first)
             }
@@ -463,82 +323,6 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
                 None => Err(AllocError::Reserve { free, min: Frames::new(buddy.min()) }),
             }
         })
-    }
-
-    /// Takes a frame from the CPU's magazine, filling it from the buddy system if need be.
-    fn alloc_filling(&self, request: &Request) -> Option<Extent> {
-        let inside = self.magazines.get(request.cpu.get() as usize)?.try_enter()?;
-        if inside.heed() {
-            self.empty(&inside);
-        }
-        let class = request.usage.class();
-        let want = request.contents;
-        let other = match want {
-            Contents::Unknown => Contents::Zero,
-            Contents::Zero => Contents::Unknown,
-        };
-        // Zero frames serve other requests too, once there are enough of them here; others serve a request for zero
-        // where no zero frame is left.
-        let enough = match want {
-            Contents::Unknown => self.batch(),
-            Contents::Zero if self.zero_hint.load(Ordering::Relaxed) == 0 => 1,
-            Contents::Zero => usize::MAX,
-        };
-        if inside.len(class, want) == 0 && inside.len(class, other) < enough {
-            self.refill(&inside, class, want, request.emergency);
-        }
-        let (index, contents) = match inside.pop(class, want) {
-            Some(index) => (index, want),
-            None => (inside.pop(class, other)?, other),
-        };
-        self.entry(index).set(request.head());
-        Some(Extent::new(self.gfn(index), Order::FRAME, contents, self.id))
-    }
-
-    fn refill(&self, inside: &Inside<'_, L::Gate>, class: Class, want: Contents, emergency: bool) {
-        self.locked(|buddy| {
-            // Either stack may get all of them.
-            let room = |kind| self.limit.saturating_sub(inside.len(class, kind));
-            let batch = self.batch().min(room(Contents::Unknown)).min(room(Contents::Zero)) as u64;
-            let batch = batch.min(spare(buddy, emergency)) as usize;
-            buddy.take_frames(batch, class, want == Contents::Zero, |index, zero| {
-                let contents = if zero { Contents::Zero } else { Contents::Unknown };
-                self.entry(index).set(Head::Cached { class, contents });
-                let kept = inside.push(class, contents, index, self.limit);
-                assert!(kept, "a magazine that had room is full");
-            });
-        });
-    }
-
-    /// Puts a frame into the CPU's magazine, making room if need be; `false` if it has none, or is in use.
-    fn free_spilling(&self, index: u32, class: Class, contents: Contents, cpu: VcpuId) -> bool {
-        let inside = self.magazines.get(cpu.get() as usize).and_then(Magazine::try_enter);
-        let Some(inside) = inside else { return false };
-        if inside.heed() {
-            self.empty(&inside);
-        }
-        if inside.len(class, contents) >= self.limit {
-            self.spill(&inside, class, contents, self.batch());
-        }
-        self.entry(index).set(Head::Cached { class, contents });
-        let kept = inside.push(class, contents, index, self.limit);
-        assert!(kept, "a magazine that was spilled is full");
-        true
-    }
-
-    fn spill(&self, inside: &Inside<'_, L::Gate>, class: Class, contents: Contents, most: usize) -> Frames {
-        let count = inside.len(class, contents).min(most);
-        if count > 0 {
-            let frames = (0..count).map_while(|_| inside.pop(class, contents)).inspect(|&index| {
-                self.entry(index).set(Head::Nothing);
-            });
-            self.locked(|buddy| buddy.put_frames(frames, class, contents == Contents::Zero));
-        }
-        Frames::new(count as u64)
-    }
-
-    fn batch(&self) -> usize {
-        self.limit / 2
     }
 
     /// Makes an extent free: in the table, then in the buddy system.

@@ -111,11 +111,17 @@ mod tests {
     fn marks_follow_the_documented_formula() {
         // 4 GiB: 4 × √4194304 = 8192 KiB; a thousandth of 1048576 frames is 1048.
         let marks = Watermarks::for_present(mib(4096));
-        assert_eq!((marks.min, marks.low, marks.high), (Frames::new(2048), Frames::new(3096), Frames::new(4144)));
+        assert_eq!(
+            (marks.min, marks.low, marks.high),
+            (Frames::new(2048), Frames::new(3096), Frames::new(4144))
+        );
         assert_eq!(marks.total_reserve(), marks.high);
         // 16 MiB: 512 KiB.
         let marks = Watermarks::for_present(mib(16));
-        assert_eq!((marks.min, marks.low, marks.high), (Frames::new(128), Frames::new(160), Frames::new(192)));
+        assert_eq!(
+            (marks.min, marks.low, marks.high),
+            (Frames::new(128), Frames::new(160), Frames::new(192))
+        );
     }
 
     #[test]

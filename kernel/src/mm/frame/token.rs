@@ -90,7 +90,7 @@ impl<S: State> Extent<S> {
     /// Whether this is a single frame of the allocator: one comparison, for the fast path.
     #[inline]
     pub(super) const fn is_frame_of(&self, allocator: u16) -> bool {
-        self.word & !(MOST_FRAMES - 1 | 1 << ZERO_SHIFT) == (allocator as u64) << ALLOCATOR_SHIFT
+        self.word & !((MOST_FRAMES - 1) | (1 << ZERO_SHIFT)) == (allocator as u64) << ALLOCATOR_SHIFT
     }
 
     /// The number of frames.

@@ -93,7 +93,8 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
             listed += usize::from(block.list != UNLISTED);
             partly += usize::from(block.is_partly_deposited());
         }
-        let broken = |block: u32| Inconsistency::List(self.gfn(block.min(buddy.blocks.len() as u32) * FRAMES as u32));
+        let broken =
+            |block: u32| Inconsistency::List(self.gfn(block.min(buddy.blocks.len() as u32) * FRAMES as u32));
         let (in_lists, in_deposited) = buddy.check_lists().map_err(broken)?;
         for (found, expected) in [(in_lists, listed), (in_deposited, partly)] {
             if found != expected {
@@ -116,7 +117,8 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
             if block.is_zero(within) && block.free_extent(within).is_none() {
                 return Err(Inconsistency::StrayZero(frame));
             }
-            let free_order = (0..ORDERS).find(|&k| within.is_multiple_of(1 << k) && block.is_free(k, within >> k));
+            let free_order =
+                (0..ORDERS).find(|&k| within.is_multiple_of(1 << k) && block.is_free(k, within >> k));
             let head = self.entry(start + within as u32).get();
             let things = usize::from(free_order.is_some())
                 + usize::from(block.is_deposited(within))

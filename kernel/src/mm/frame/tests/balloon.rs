@@ -21,7 +21,10 @@ fn blocks_go_out_and_come_back_unknown() {
     }
     assert!(frames.take_block_for_balloon(Contents::Zero).is_none());
     let stats = frames.stats();
-    assert_eq!((stats.ballooned_blocks, stats.ballooned, stats.present()), (6, Frames::new(3072), Frames::ZERO));
+    assert_eq!(
+        (stats.ballooned_blocks, stats.ballooned, stats.present()),
+        (6, Frames::new(3072), Frames::ZERO)
+    );
     assert_eq!(stats.watermarks.high, Frames::ZERO, "no reserve for memory that is away");
     assert!(frames.alloc(kernel()).is_err());
     frames.validate().unwrap();

@@ -150,7 +150,8 @@ fn more_whole_blocks_survive_than_with_the_peer() {
             peer.movable_only
         );
         for mine in [&alone, &cached] {
-            let (mine, peer_all) = ((mine.whole, mine.whole + mine.movable_only), peer.whole + peer.movable_only);
+            let (mine, peer_all) =
+                ((mine.whole, mine.whole + mine.movable_only), peer.whole + peer.movable_only);
             assert!(mine.1 >= peer_all, "{}: whole or to be emptied by migration", load.name);
             assert!(mine.0 >= peer.whole || load.name == "both last", "{}: whole at once", load.name);
         }

@@ -112,7 +112,11 @@ fn blocks_that_migration_could_empty_come_emptiest_first() {
                 block = low;
             }
         }
-        if left > 0 { frames.detach(block).map(|_| ()).unwrap() } else { frames.free(block, Contents::Unknown, CPU).unwrap() }
+        if left > 0 {
+            frames.detach(block).map(|_| ()).unwrap()
+        } else {
+            frames.free(block, Contents::Unknown, CPU).unwrap()
+        }
     }
     let pinned = frames.alloc(kernel()).unwrap();
     let empty = SparseBlock { first: Gfn::new(0), movable: Frames::ZERO };
@@ -214,6 +218,29 @@ fn frames_in_other_magazines_are_found_when_memory_is_short() {
 }
 
 #[test]
+fn a_magazine_for_one_cpu_is_emptied_when_it_comes_by() {
+    let ranges = [range(0, 512)];
+    let mut entries: Vec<_> = (0..512).map(|_| Entry::unused()).collect();
+    let (mut blocks, mut magazines) = ([Block::new()], [Magazine::new(), Magazine::new()]);
+    let metadata = Metadata { entries: &mut entries, blocks: &mut blocks, magazines: &mut magazines };
+    let config = Config { memory: &ranges, reserved: &[], id: 1 };
+    let frames = FrameAllocator::<LocalLocks>::new(config, metadata).unwrap();
+    let other = VcpuId::new(1);
+    let kept = frames.alloc(Request::new(Use::Paged, other)).unwrap();
+    let cached = frames.stats().cached;
+    assert!(cached > Frames::ZERO);
+    let large = kernel().order(order(8));
+    frames.detach(frames.alloc(large).unwrap()).unwrap();
+    assert!(frames.alloc(large).is_err(), "the other CPU's frames are in the way");
+    assert_eq!(frames.stats().cached, cached, "and nobody else may take them");
+    frames.free(kept, Contents::Unknown, other).unwrap();
+    assert_eq!(frames.stats().cached, Frames::new(1), "emptied before the frame was put there");
+    assert_eq!(frames.drain_cpu(other), Frames::new(1));
+    frames.detach(frames.alloc(large).unwrap()).unwrap();
+    frames.validate().unwrap();
+}
+
+#[test]
 fn an_extent_may_change_its_use() {
     let mut memory = Memory::of_blocks(2, 1);
     let frames = memory.allocator();
@@ -227,7 +254,10 @@ fn an_extent_may_change_its_use() {
     assert_eq!((frames.stats().movable, frames.stats().pinned), (Frames::ZERO, Frames::new(4)));
     let inside = extent.first() + Frames::new(3);
     let FrameState::Used(held) = frames.state(inside) else { panic!("not in use") };
-    assert_eq!((held.first, held.usage, held.owner, held.detached), (extent.first(), Use::Special, tag, false));
+    assert_eq!(
+        (held.first, held.usage, held.owner, held.detached),
+        (extent.first(), Use::Special, tag, false)
+    );
     frames.free(extent, Contents::Unknown, CPU).unwrap();
     frames.validate().unwrap();
 }

@@ -165,10 +165,8 @@ fn more_than_a_block_is_a_run() {
     let four = frames.allocate_run(4, 4, Use::Special, Owner::NONE, CPU).unwrap();
     assert_eq!((four.first(), four.frames()), (Gfn::new(4 * 512), Frames::new(2048)));
     let refused = frames.allocate_run(3, 4, Use::Special, Owner::NONE, CPU);
-    assert_eq!(refused.map(|_| ()), Err(AllocError::NoRun { blocks: 3, whole: 5 }).or_else(|e: AllocError| {
-        // Blocks 1–3 and 8–9 are left: block 8 is aligned, but only two blocks follow.
-        Err(e)
-    }));
+    // Blocks 1–3 and 8–9 are left: block 8 is aligned, but only two blocks follow.
+    assert_eq!(refused.map(|_| ()), Err(AllocError::NoRun { blocks: 3, whole: 5 }));
     let three = frames.allocate_run(3, 1, Use::Paged, Owner::NONE, CPU).unwrap();
     assert_eq!(three.first(), Gfn::new(512));
     assert!(frames.allocate_run(0, 1, Use::Paged, Owner::NONE, CPU).is_err());

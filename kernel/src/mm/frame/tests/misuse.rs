@@ -143,7 +143,8 @@ fn a_magazine_in_use_is_passed_by() {
 /// Each piece of damage is done to the table behind the allocator's back.
 #[test]
 fn validate_names_what_is_wrong() {
-    let damage: &[(fn(&FrameAllocator<'_>, &mut Buddy<'_>), Inconsistency)] = &[
+    type Damage = fn(&FrameAllocator<'_>, &mut Buddy<'_>);
+    let damage: &[(Damage, Inconsistency)] = &[
         (|f, _| f.entry(5).set(Head::Nothing), Inconsistency::Frame(Gfn::new(5))),
         (|f, _| f.entry(600).set(Head::Reserved), Inconsistency::Frame(Gfn::new(600))),
         (|_, b| b.totals.free += 1, Inconsistency::Total("free frames")),
@@ -182,5 +183,9 @@ fn validate_finds_a_frame_twice_in_magazines() {
     let two = frames.magazines[1].try_enter().unwrap();
     assert!(two.push(Class::Pinned, Contents::Unknown, frame, 64));
     drop(two);
-    assert_eq!(frames.validate(), Err(Inconsistency::Magazine(Gfn::new(u64::from(frame)))), "{other} is lost");
+    assert_eq!(
+        frames.validate(),
+        Err(Inconsistency::Magazine(Gfn::new(u64::from(frame)))),
+        "{other} is lost"
+    );
 }

@@ -44,7 +44,11 @@ impl Memory {
         self.build(reserved, id)
     }
 
-    pub(super) fn build<L: LockKind<Gate = SharedGate>>(&mut self, reserved: &[FrameRange], id: u16) -> FrameAllocator<'_, L> {
+    pub(super) fn build<L: LockKind<Gate = SharedGate>>(
+        &mut self,
+        reserved: &[FrameRange],
+        id: u16,
+    ) -> FrameAllocator<'_, L> {
         let config = Config { memory: &self.ranges, reserved, id };
         let metadata =
             Metadata { entries: &mut self.entries, blocks: &mut self.blocks, magazines: &mut self.magazines };

@@ -269,7 +269,9 @@ impl Model<'_, '_> {
     fn withdraw(&mut self, extent: Option<Extent<Ballooned>>) {
         if let Some(extent) = extent {
             assert!(self.ballooned.iter().all(|other| other.first() != extent.first()));
-            assert!(self.span(extent.first(), extent.frames().get()).iter().all(|cell| *cell == Cell::Ballooned));
+            assert!(
+                self.span(extent.first(), extent.frames().get()).iter().all(|cell| *cell == Cell::Ballooned)
+            );
             self.ballooned.push(extent);
         }
     }
@@ -314,7 +316,8 @@ fn replay(actions: Vec<Action>, cpus: usize) {
             cells[start..start + range.count.get() as usize].fill(cell);
         }
     }
-    let mut model = Model { frames: &frames, cells, held: Vec::new(), numbers: Vec::new(), ballooned: Vec::new() };
+    let mut model =
+        Model { frames: &frames, cells, held: Vec::new(), numbers: Vec::new(), ballooned: Vec::new() };
     for action in actions {
         model.apply(action);
         model.compare();
