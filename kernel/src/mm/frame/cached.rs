@@ -99,7 +99,7 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
             Contents::Zero => usize::MAX,
         };
         if inside.len(class, want) == 0 && inside.len(class, other) < enough {
-            self.refill(&inside, class, want, request.emergency);
+            self.refill(&inside, class, want);
         }
         let (index, contents) = match inside.pop(class, want) {
             Some(index) => (index, want),
@@ -109,12 +109,13 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
         Some(Extent::new(self.gfn(index), Order::FRAME, contents, self.id))
     }
 
-    fn refill(&self, inside: &Inside<'_, L::Gate>, class: Class, want: Contents, emergency: bool) {
+    fn refill(&self, inside: &Inside<'_, L::Gate>, class: Class, want: Contents) {
         self.locked(|buddy| {
-            // Either stack may get all of them.
+            // Either stack may get all of them. Never from the reserve, not even in an emergency: what is left here
+            // would serve whoever comes next.
             let room = |kind| self.limit.saturating_sub(inside.len(class, kind));
             let batch = self.batch().min(room(Contents::Unknown)).min(room(Contents::Zero)) as u64;
-            let batch = batch.min(spare(buddy, emergency)) as usize;
+            let batch = batch.min(spare(buddy, false)) as usize;
             buddy.take_frames(batch, class, want == Contents::Zero, |index, zero| {
                 let contents = if zero { Contents::Zero } else { Contents::Unknown };
                 self.entry(index).set(Head::Cached { class, contents });

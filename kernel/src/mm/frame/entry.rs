@@ -11,8 +11,8 @@
 //! the extent's token, or the magazine, or the lock under which the frame is free, is the only writer.
 
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering};
 
+use super::primitive::{AtomicU64, Ordering};
 use super::token::Contents;
 
 /// What a frame is used for. The first two kinds are *pinned*: they never move. The others are *movable*: all

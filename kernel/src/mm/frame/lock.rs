@@ -4,7 +4,7 @@
 //! must keep interrupts off while it is held. A magazine is behind a [`Gate`], which is tried and never waited for;
 //! what the gate costs is what the fast path costs, so there are two of them.
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use super::primitive::{AtomicBool, Ordering, compiler_fence};
 
 /// A value that one caller at a time may change.
 pub trait Exclusive<T> {
@@ -64,7 +64,8 @@ impl Gate for SharedGate {
 ///
 /// It keeps out interrupt handlers of its own CPU, and nobody else. A handler that comes between the look and the
 /// store leaves the gate as it found it, because handlers nest; a *thread* that came there could be inside for
-/// long, so preemption has to be off, and other CPUs must not try.
+/// long, so preemption has to be off, and other CPUs must not try. What breaks that rule can hand out a frame twice;
+/// a kernel therefore gives this gate only to a wrapper that turns preemption off and looks up the CPU itself.
 #[derive(Debug)]
 pub struct LocalGate(AtomicBool);
 
@@ -80,7 +81,7 @@ impl Gate for LocalGate {
             return false;
         }
         self.0.store(true, Ordering::Relaxed);
-        core::sync::atomic::compiler_fence(Ordering::SeqCst);
+        compiler_fence(Ordering::SeqCst);
         true
     }
 

@@ -7,17 +7,13 @@
 //! Behind a gate that admits one CPU only, others cannot drain. They *ask*, and the magazine's CPU empties it when it
 //! comes by next.
 //!
-//! Everything is atomics without a cell, and all of them come from [`primitive`], so that a model checker can run
+//! Everything is atomics without a cell, and all of them come from `primitive.rs`, so that a model checker can run
 //! this file.
 
-use self::primitive::{AtomicBool, AtomicU32, Ordering};
 use super::entry::Class;
 use super::lock::{Gate, SharedGate};
+use super::primitive::{AtomicBool, AtomicU32, Ordering};
 use super::token::Contents;
-
-mod primitive {
-    pub(super) use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-}
 
 /// Most frames in one stack of a magazine.
 pub(super) const CAPACITY: usize = 64;

@@ -34,6 +34,7 @@ mod inspect;
 mod lock;
 mod magazine;
 mod map;
+mod primitive;
 mod run;
 mod stats;
 mod token;

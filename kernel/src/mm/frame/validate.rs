@@ -61,7 +61,8 @@ impl core::error::Error for Inconsistency {}
 
 impl<'m, L: LockKind> FrameAllocator<'m, L> {
     /// Re-derives every counter, list and state from the lowest level up and compares. Time grows with the table;
-    /// the lock is held throughout, and magazines are closed, so that other CPUs may go on calling.
+    /// the lock is held throughout, and magazines are closed, so that other CPUs may go on calling; unless their gates
+    /// are for one CPU each, when the others have to keep quiet.
     ///
     /// # Errors
     ///

@@ -136,7 +136,7 @@ const LOADS: [Load; 4] = [
 #[test]
 fn more_whole_blocks_survive_than_with_the_peer() {
     for (i, load) in LOADS.into_iter().enumerate() {
-        let trace = trace(load, i as u64 + 1, 400_000);
+        let trace = trace(load, i as u64 + 1, 300_000);
         let (alone, cached, peer) = (ours(&trace, 0), ours(&trace, 1), theirs(&trace));
         println!(
             "{}: {} steps, {BLOCKS} blocks; whole {} ({} with a magazine), peer {}; movable only {} ({}), peer {}",

@@ -198,6 +198,8 @@ fn the_reserve_is_for_emergencies() {
     assert_eq!(error, AllocError::Reserve { free: min, min });
     assert_eq!(frames.stats().available(), min);
     let more = frames.alloc(normal.emergency()).unwrap();
+    assert_eq!(frames.stats().cached, Frames::ZERO, "an emergency takes one frame, not a magazine full");
+    assert!(frames.alloc(normal).is_err(), "and the next request gets nothing by it");
     frames.free(more, Contents::Unknown, CPU).unwrap();
     for extent in held {
         frames.free(extent, Contents::Unknown, CPU).unwrap();
