@@ -8,9 +8,15 @@
 //!
 //! Partial completion is in the types: an operation on a list of extents answers how many it did
 //! ([`Completed`]), because that is all that Xen says.
+#![expect(unsafe_code, reason = "declares the contracts of operations that change what is behind a frame")]
 
 use crate::units::{DomId, EventPort, Frames, Gfn, Order, VcpuId};
 use xen_abi::Errno;
+
+mod by_reference;
+mod joined;
+
+pub use joined::Joined;
 
 /// How many extents of a list were processed, counted from its beginning.
 ///
@@ -43,7 +49,23 @@ impl Completed {
 ///
 /// Interrupt-safe, never blocks; long calls are restarted by Xen between extents, so lists must stay mapped and
 /// unchanged until the call returns.
-pub trait MemoryOps {
+///
+/// # Why taking memory away is `unsafe`
+///
+/// A frame that goes back to Xen does not fault when it is touched: it reads as all ones and swallows writes. A
+/// Rust object that lives there stops being the value that the compiler knows, which is undefined behaviour
+/// without a single pointer having been dereferenced wrongly. Populating over a frame that has memory, or
+/// mapping a special page there, replaces the object instead, with the same result. So the four operations that
+/// change what is behind a frame number are `unsafe`, like `munmap`, and their callers are the one layer that
+/// knows which frames are unused: the frame allocator. It wraps them in safe functions that consume and return
+/// *owned* frames (unused memory in, holes out, and back), and what the balloon above handles is those.
+///
+/// # Safety
+///
+/// Implementations tell the truth, because the callers' memory safety rests on it: an operation touches no frames
+/// but those it is given, and an extent that `populate_physmap` counts as done has memory, all of it, until it is
+/// given to another operation.
+pub unsafe trait MemoryOps {
     /// Frames charged to this domain now (`tot_pages`): RAM, special and ACPI frames, populate-on-demand cache.
     ///
     /// # Errors
@@ -65,7 +87,8 @@ pub trait MemoryOps {
     /// Only where there is no Xen to ask.
     fn maximum_gpfn(&self) -> Result<Gfn, Errno>;
 
-    /// Fills `entries` with the domain's E820 map and answers how many there were.
+    /// Fills `entries` with the domain's E820 map and answers how many were written: at most as many as there is
+    /// room for, without a sign that there were more.
     ///
     /// The list may be unsorted and may overlap; ballooning never changes it.
     ///
@@ -82,16 +105,27 @@ pub trait MemoryOps {
     /// # Errors
     ///
     /// Only where there is no Xen to ask; every other failure is a short count.
-    fn decrease_reservation(&self, order: Order, extents: &[Gfn]) -> Result<Completed, Errno>;
+    ///
+    /// # Safety
+    ///
+    /// No Rust object lives in these frames, done or not, and none is put there before a populate has counted
+    /// them. Nobody else uses them: no device, no grant, no page table, no reference of any kind.
+    unsafe fn decrease_reservation(&self, order: Order, extents: &[Gfn]) -> Result<Completed, Errno>;
 
     /// Fills the holes at `extents` with memory of unknown content.
     ///
-    /// Only ever name holes: populating a frame that has memory succeeds and leaks the old memory for good.
+    /// Only ever name holes, each once: populating a frame that has memory succeeds and leaks the old memory for
+    /// good. An extent of order > 0 needs free host memory in one piece, and allowance for all of it, where
+    /// single frames may still be had.
     ///
     /// # Errors
     ///
     /// Only where there is no Xen to ask; every other failure is a short count.
-    fn populate_physmap(&self, order: Order, extents: &[Gfn]) -> Result<Completed, Errno>;
+    ///
+    /// # Safety
+    ///
+    /// No Rust object lives in these frames, and nobody else uses them.
+    unsafe fn populate_physmap(&self, order: Order, extents: &[Gfn]) -> Result<Completed, Errno>;
 
     /// Asks for memory *without* a place to map it. On a translated guest, which Ebb always is, this charges
     /// frames that nobody can ever use or return. It is here to be tested and documented, not to grow.
@@ -101,19 +135,27 @@ pub trait MemoryOps {
     /// Only where there is no Xen to ask; every other failure is a short count.
     fn increase_reservation(&self, order: Order, count: usize) -> Result<Completed, Errno>;
 
-    /// Maps a page that Xen owns at the hole `at`.
+    /// Maps a page that Xen owns at the hole `at`. If it is mapped elsewhere already, it moves.
     ///
     /// # Errors
     ///
     /// `EINVAL` for an index beyond what exists, `EPERM` or `ENXIO` if the frame cannot be replaced.
-    fn map_special(&self, page: SpecialPage, at: Gfn) -> Result<(), Errno>;
+    ///
+    /// # Safety
+    ///
+    /// No Rust object lives in the frame `at`, and nobody uses it, nor a frame that the page is mapped at now.
+    unsafe fn map_special(&self, page: SpecialPage, at: Gfn) -> Result<(), Errno>;
 
     /// Takes a mapping made by [`map_special`](Self::map_special) away. On RAM this is a leak for good.
     ///
     /// # Errors
     ///
     /// `ENOENT` on a hole.
-    fn unmap_special(&self, at: Gfn) -> Result<(), Errno>;
+    ///
+    /// # Safety
+    ///
+    /// Nobody uses the frame any more.
+    unsafe fn unmap_special(&self, at: Gfn) -> Result<(), Errno>;
 }
 
 /// A page that Xen owns and a guest may map.
@@ -184,7 +226,7 @@ pub trait EventOps {
     ///
     /// # Errors
     ///
-    /// `ENOSPC` when no port is free, `ESRCH` for an unknown domain.
+    /// `ENOSPC` when no port is free. A `remote` that does not exist is no error.
     fn alloc_unbound(&self, remote: DomId) -> Result<EventPort, Errno>;
 
     /// Connects a new port to `port` of `remote`. The new port is left pending once.
@@ -387,7 +429,7 @@ pub trait HvmOps {
     ///
     /// # Errors
     ///
-    /// `EINVAL` for a frame number beyond the address width.
+    /// `ERANGE` for a type that this list does not have; otherwise only where there is no Xen to ask.
     fn frame_type(&self, frame: Gfn) -> Result<FrameType, Errno>;
 }
 
@@ -405,48 +447,4 @@ pub trait Wait: Clock {
     /// *look at the ring, then wait* loses no wake-up. Spurious returns are allowed, so look again.
     /// Must not be called with interrupts off.
     fn wait(&self, port: EventPort, deadline_ns: u64);
-}
-
-/// Every port by shared reference is the port itself, so that components can share one hypervisor.
-mod by_reference {
-    use super::*;
-
-    impl<C: Clock + ?Sized> Clock for &C {
-        fn now_ns(&self) -> u64 {
-            (**self).now_ns()
-        }
-    }
-
-    impl<W: Wait + ?Sized> Wait for &W {
-        fn wait(&self, port: EventPort, deadline_ns: u64) {
-            (**self).wait(port, deadline_ns);
-        }
-    }
-
-    impl<E: EventOps + ?Sized> EventOps for &E {
-        fn alloc_unbound(&self, remote: DomId) -> Result<EventPort, Errno> {
-            (**self).alloc_unbound(remote)
-        }
-        fn bind_interdomain(&self, remote: DomId, port: EventPort) -> Result<EventPort, Errno> {
-            (**self).bind_interdomain(remote, port)
-        }
-        fn bind_virq(&self, virq: u32, vcpu: VcpuId) -> Result<EventPort, Errno> {
-            (**self).bind_virq(virq, vcpu)
-        }
-        fn bind_ipi(&self, vcpu: VcpuId) -> Result<EventPort, Errno> {
-            (**self).bind_ipi(vcpu)
-        }
-        fn close(&self, port: EventPort) -> Result<(), Errno> {
-            (**self).close(port)
-        }
-        fn send(&self, port: EventPort) -> Result<(), Errno> {
-            (**self).send(port)
-        }
-        fn status(&self, port: EventPort) -> Result<ChannelStatus, Errno> {
-            (**self).status(port)
-        }
-        fn unmask(&self, port: EventPort) -> Result<(), Errno> {
-            (**self).unmask(port)
-        }
-    }
 }

@@ -3,8 +3,16 @@
 //! [`transport`] is the lower seam: registers in, register out. [`Xen`] marshals typed calls onto it and
 //! implements the ports of [`crate::port`], which are the upper seam.
 
+mod call;
+pub mod clock;
+pub mod console;
+pub mod cpuid;
+pub mod events;
 pub mod shared;
+pub mod shutdown;
+pub mod store;
 pub mod transport;
+pub mod wait;
 
 pub use shared::SharedPage;
 pub use transport::Transport;

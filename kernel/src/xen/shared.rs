@@ -38,6 +38,19 @@ impl SharedPage {
         Self { base }
     }
 
+    /// A zeroed page of the host's own memory, for those who test or play the other side. It is never freed.
+    #[cfg(any(test, not(target_os = "none")))]
+    #[must_use]
+    pub fn leaked() -> Self {
+        #[repr(align(4096))]
+        struct Memory(#[expect(dead_code, reason = "reached through the view only")] [u8; FRAME_SIZE]);
+
+        let memory = std::boxed::Box::leak(std::boxed::Box::new(Memory([0; FRAME_SIZE])));
+        // SAFETY: aligned and sized by its type, never freed, and the only reference to it ends here, so that
+        // views are the only access from now on.
+        unsafe { Self::new(NonNull::from(memory).cast()) }
+    }
+
     /// A pointer to `offset`, checked for a `T` there.
     fn at<T>(&self, offset: usize) -> *mut T {
         assert!(

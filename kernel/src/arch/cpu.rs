@@ -1,0 +1,61 @@
+//! Single instructions: ports, identification, halting.
+#![expect(unsafe_code, reason = "instructions that Rust has no name for")]
+
+use core::arch::asm;
+
+/// Writes a byte to an I/O port.
+///
+/// # Safety
+///
+/// What the device behind `port` does on the write must not break memory safety. Ports that no device claims
+/// ignore it, under Xen and under QEMU.
+pub unsafe fn write_port(port: u16, value: u8) {
+    // SAFETY: the caller vouches for the device; the instruction touches nothing else.
+    unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags)) }
+}
+
+/// Reads a byte from an I/O port; all ones where no device answers.
+///
+/// # Safety
+///
+/// As for [`write_port`]: some devices change state on a read.
+pub unsafe fn read_port(port: u16) -> u8 {
+    let value;
+    // SAFETY: the caller vouches for the device; the instruction touches nothing else.
+    unsafe { asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack, preserves_flags)) }
+    value
+}
+
+/// Stops this processor for good: interrupts off, then halt, again after every non-maskable interrupt.
+///
+/// Under Xen the last processor to halt like this ends the domain with reason `poweroff`; a caller that wants
+/// another reason says so by hypercall first.
+pub fn halt_forever() -> ! {
+    loop {
+        x86_64::instructions::interrupts::disable();
+        x86_64::instructions::hlt();
+    }
+}
+
+/// The time stamp counter. Not ordered against other instructions.
+#[must_use]
+pub fn time_stamp() -> u64 {
+    // SAFETY: every processor in long mode has RDTSC, and CR4.TSD only binds user mode.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// The number of this processor (its initial APIC id), from CPUID: valid before anything is set up.
+#[must_use]
+pub fn id() -> u32 {
+    core::arch::x86_64::__cpuid(1).ebx >> 24
+}
+
+/// The frame pointer of the calling function, where a backtrace begins.
+#[inline(always)]
+#[must_use]
+pub fn frame_pointer() -> u64 {
+    let frame_pointer;
+    // SAFETY: reads a register.
+    unsafe { asm!("mov {}, rbp", out(reg) frame_pointer, options(nomem, nostack, preserves_flags)) }
+    frame_pointer
+}

@@ -1,0 +1,419 @@
+//! Driving the guest test image: many cases in one boot, judged by typed records.
+//!
+//! The image first declares every case it has, then runs those that return, telling when each begins and how it
+//! ends. A case that kills the guest or never ends costs only itself: the image is booted again and goes on
+//! after it. Cases that are *meant* to end the guest (a page fault, a panic) get a boot each and are judged by
+//! their epitaph.
+//!
+//! | record | fields |
+//! |---|---|
+//! | `case` | `id`, `ends` (`return`; `return-with-help`: run by `system`; or the kind of epitaph), `through` (a function that its backtrace must name) |
+//! | `plan` | `cases`: how many were declared |
+//! | `begin` | `id` |
+//! | `end` | `id`, `outcome` (`pass`, `fail`, `skip`), `why` |
+//! | `done` | `ran`: how many cases ended in this boot |
+//! | `epitaph` | `what`, `message`, `frames` (function names, innermost first, separated by `;`) |
+
+use super::outcome::{Case, Outcome, Results, Rung};
+use anyhow::{Result, bail};
+use ebb::report::Record;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+/// How long one guest case may take.
+pub(crate) const CASE_BOUND: Duration = Duration::from_secs(40);
+/// How long a guest may take to boot and declare its cases, or to stop after the last.
+const BOOT_BOUND: Duration = Duration::from_secs(60);
+
+/// What boots the image.
+pub(crate) trait Guest {
+    /// Boots the image with `cmdline` and hands every console line to `line`, until the guest ends, `line`
+    /// breaks, or no line came before the deadline that `line` set last (at first: [`BOOT_BOUND`]).
+    ///
+    /// # Errors
+    ///
+    /// If the guest cannot be started at all. A crash of the guest is an ordinary end.
+    fn boot(&mut self, cmdline: &str, watch: &mut Watch) -> Result<End>;
+}
+
+/// How a boot ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The guest stopped by itself and meant it.
+    Stopped,
+    /// The guest stopped with an error, in the words of whoever saw it.
+    Crashed(String),
+    /// It was killed at the watch's deadline.
+    Killed,
+}
+
+/// A case that the image declared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Declared {
+    id: String,
+    ends: String,
+    through: Option<String>,
+}
+
+/// What the harness knows of one boot, from its records.
+pub(crate) struct Watch {
+    deadline: Instant,
+    declared: Vec<Declared>,
+    planned: Option<u64>,
+    ended: Vec<(String, Outcome, Duration)>,
+    running: Option<(String, Instant)>,
+    epitaph: Option<Record>,
+    done: bool,
+    broken: Option<String>,
+    last_text: Vec<String>,
+}
+
+impl Watch {
+    fn new() -> Self {
+        Self {
+            deadline: Instant::now() + BOOT_BOUND,
+            declared: Vec::new(),
+            planned: None,
+            ended: Vec::new(),
+            running: None,
+            epitaph: None,
+            done: false,
+            broken: None,
+            last_text: Vec::new(),
+        }
+    }
+
+    /// When the guest is to be killed if nothing more comes.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Takes one console line. Breaks when the transcript makes no sense any more.
+    pub(crate) fn line(&mut self, line: &[u8]) -> ControlFlow<()> {
+        if !Record::is_record(line) {
+            if self.last_text.len() == 40 {
+                self.last_text.remove(0);
+            }
+            self.last_text.push(String::from_utf8_lossy(line).into_owned());
+            return ControlFlow::Continue(());
+        }
+        let taken = match Record::parse(line) {
+            Ok(record) => self.record(record),
+            Err(error) => {
+                Err(format!("{error}: {}", String::from_utf8_lossy(line).trim_start_matches('\u{1e}')))
+            }
+        };
+        match taken {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(why) => {
+                self.broken = Some(why);
+                ControlFlow::Break(())
+            }
+        }
+    }
+
+    fn record(&mut self, record: Record) -> Result<(), String> {
+        let field = |key: &str| {
+            record.get(key).map(str::to_owned).ok_or_else(|| format!("record {} has no {key}", record.kind))
+        };
+        match record.kind.as_str() {
+            "case" => self.declared.push(Declared {
+                id: field("id")?,
+                ends: field("ends")?,
+                through: record.get("through").map(str::to_owned),
+            }),
+            "plan" => {
+                let cases = record.number("cases").ok_or("plan without a number of cases")?;
+                if cases != self.declared.len() as u64 {
+                    return Err(format!("{cases} cases planned, {} declared", self.declared.len()));
+                }
+                self.planned = Some(cases);
+                self.deadline = Instant::now() + CASE_BOUND;
+            }
+            "begin" => {
+                let id = field("id")?;
+                if let Some((other, _)) = &self.running {
+                    return Err(format!("{id} begins inside {other}"));
+                }
+                if !self.declared.iter().any(|case| case.id == id) {
+                    return Err(format!("{id} was not declared"));
+                }
+                self.running = Some((id, Instant::now()));
+                self.deadline = Instant::now() + CASE_BOUND;
+            }
+            "end" => {
+                let id = field("id")?;
+                let Some((running, since)) = self.running.take().filter(|(running, _)| *running == id) else {
+                    return Err(format!("{id} ends and did not begin"));
+                };
+                let outcome = match record.get("outcome") {
+                    Some("pass") => Outcome::Passed,
+                    Some("skip") => Outcome::Skipped(field("why")?),
+                    Some("fail") => Outcome::Failed(field("why")?),
+                    other => return Err(format!("{id} ends with outcome {other:?}")),
+                };
+                self.ended.push((running, outcome, since.elapsed()));
+                self.deadline = Instant::now() + CASE_BOUND;
+            }
+            "done" => {
+                if record.number("ran") != Some(self.ended.len() as u64) {
+                    return Err(format!(
+                        "guest says {:?} cases ran, {} ended",
+                        record.get("ran"),
+                        self.ended.len()
+                    ));
+                }
+                self.done = true;
+                self.deadline = Instant::now() + BOOT_BOUND;
+            }
+            "epitaph" => self.epitaph = Some(record),
+            // Facts for other commands.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Why this boot did not go as it should, with the last of its console.
+    fn story(&self, end: &End) -> String {
+        let mut story = match end {
+            End::Stopped => "the guest stopped".to_owned(),
+            End::Crashed(why) => format!("the guest crashed ({why})"),
+            End::Killed => format!("no progress within its bound of {} s: killed", CASE_BOUND.as_secs()),
+        };
+        if let Some(broken) = &self.broken {
+            story = format!("{broken}; {story}");
+        }
+        if let Some(epitaph) = &self.epitaph {
+            for key in ["what", "message", "frames"] {
+                story += &format!("\n{key}: {}", epitaph.get(key).unwrap_or("?"));
+            }
+        }
+        story + "\nlast lines of its console:\n" + &self.last_text.join("\n")
+    }
+}
+
+/// Runs all cases of the image whose id contains `only` and, with `prefix` before it, `filter`.
+///
+/// # Errors
+///
+/// If a guest cannot be started, or a boot does not even declare its cases.
+pub(crate) fn run(
+    rung: Rung,
+    prefix: &str,
+    guest: &mut dyn Guest,
+    only: Option<&str>,
+    filter: Option<&str>,
+    results: &mut Results,
+) -> Result<()> {
+    let named = |id: &str| format!("{prefix}{id}");
+    // The image knows nothing of prefixes, so it is given a filter only if that decides without one.
+    let inner = filter.filter(|_| prefix.is_empty()).or(only);
+    let filter_option = inner.map(|filter| format!(" test.filter={filter}")).unwrap_or_default();
+    let mut after: Option<String> = None;
+    let declared = loop {
+        let from = after.as_ref().map(|id| format!(" test.after={id}")).unwrap_or_default();
+        let mut watch = Watch::new();
+        let end = guest.boot(&format!("loglevel=info{filter_option}{from}"), &mut watch)?;
+        if watch.planned.is_none() {
+            bail!("{prefix}: the test image did not declare its cases: {}", watch.story(&end));
+        }
+        let story = watch.story(&end);
+        for (id, outcome, took) in watch.ended {
+            if filter.is_none_or(|filter| named(&id).contains(filter)) {
+                results.add(Case { id: named(&id), rung, outcome, took });
+            }
+        }
+        if let Some((id, since)) = watch.running {
+            if after.as_ref() == Some(&id) {
+                bail!("{prefix}: the test image does not go on after {id}: {story}");
+            }
+            results.add(Case {
+                id: named(&id),
+                rung,
+                outcome: Outcome::Failed(story),
+                took: since.elapsed(),
+            });
+            after = Some(id);
+            continue;
+        }
+        if !watch.done || watch.broken.is_some() || end != End::Stopped {
+            let id = named("test-image.ends-cleanly");
+            results.add(Case { id, rung, outcome: Outcome::Failed(story), took: Duration::ZERO });
+        }
+        break watch.declared;
+    };
+    for case in declared.iter().filter(|case| !case.ends.starts_with("return")) {
+        let wanted = only.is_none_or(|only| case.id.contains(only))
+            && filter.is_none_or(|filter| named(&case.id).contains(filter));
+        if !wanted {
+            continue;
+        }
+        let begun = Instant::now();
+        let mut watch = Watch::new();
+        let end = guest.boot(&format!("loglevel=info test.solo={}", case.id), &mut watch)?;
+        let outcome = judge_epitaph(case, &watch, &end);
+        results.add(Case { id: named(&case.id), rung, outcome, took: begun.elapsed() });
+    }
+    Ok(())
+}
+
+/// Whether a boot that was meant to end in an epitaph ended in the right one.
+fn judge_epitaph(case: &Declared, watch: &Watch, end: &End) -> Outcome {
+    let wrong = |why: String| Outcome::Failed(format!("{why}\n{}", watch.story(end)));
+    if watch.running.as_ref().map(|(id, _)| id) != Some(&case.id) {
+        return wrong("the case did not begin, or it returned".to_owned());
+    }
+    let Some(epitaph) = &watch.epitaph else { return wrong("no epitaph".to_owned()) };
+    if epitaph.get("what") != Some(case.ends.as_str()) {
+        return wrong(format!("expected an epitaph of kind {}", case.ends));
+    }
+    let frames = epitaph.get("frames").unwrap_or_default();
+    if let Some(function) = &case.through
+        && !frames.split(';').any(|frame| frame.contains(function.as_str()))
+    {
+        return wrong(format!("the backtrace does not name {function}"));
+    }
+    match end {
+        End::Crashed(_) => Outcome::Passed,
+        End::Stopped | End::Killed => wrong("the guest should have ended as crashed".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fmt::Display;
+
+    fn line(kind: &str, fields: &[(&str, &dyn Display)]) -> Vec<u8> {
+        let mut text = String::new();
+        ebb::report::write(&mut text, kind, fields).unwrap();
+        text.into_bytes()
+    }
+
+    /// Answers each boot with the lines of a script, and remembers the command lines.
+    struct Script {
+        boots: Vec<(Vec<Vec<u8>>, End)>,
+        cmdlines: Vec<String>,
+    }
+
+    impl Guest for Script {
+        fn boot(&mut self, cmdline: &str, watch: &mut Watch) -> Result<End> {
+            self.cmdlines.push(cmdline.to_owned());
+            let (lines, end) = self.boots.remove(0);
+            for line in lines {
+                if watch.line(&line).is_break() {
+                    return Ok(End::Killed);
+                }
+            }
+            Ok(end)
+        }
+    }
+
+    fn declare() -> Vec<Vec<u8>> {
+        vec![
+            line("case", &[("id", &"a"), ("ends", &"return")]),
+            line("case", &[("id", &"b"), ("ends", &"return")]),
+            line("case", &[("id", &"f"), ("ends", &"page-fault"), ("through", &"fault::null_read")]),
+            line("plan", &[("cases", &3)]),
+        ]
+    }
+
+    fn run_script(boots: Vec<(Vec<Vec<u8>>, End)>) -> (Result<()>, Vec<(String, bool)>, Vec<String>) {
+        let mut script = Script { boots, cmdlines: Vec::new() };
+        let mut results = Results::default();
+        let ran = run(Rung::Qemu, "", &mut script, None, None, &mut results);
+        let json = results.to_json();
+        let cases = json["cases"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|case| (case["id"].as_str().unwrap().to_owned(), case["outcome"] == "passed"))
+            .collect();
+        (ran, cases, script.cmdlines)
+    }
+
+    fn passed(id: &'static str) -> [Vec<u8>; 2] {
+        [line("begin", &[("id", &id)]), line("end", &[("id", &id), ("outcome", &"pass")])]
+    }
+
+    fn epitaph(what: &'static str, frames: &'static str) -> Vec<Vec<u8>> {
+        let mut lines = declare();
+        lines.push(line("begin", &[("id", &"f")]));
+        lines.push(line("epitaph", &[("what", &what), ("message", &"m"), ("frames", &frames)]));
+        lines
+    }
+
+    fn all_shared_pass() -> (Vec<Vec<u8>>, End) {
+        let mut lines = declare();
+        lines.extend(passed("a"));
+        lines.extend(passed("b"));
+        lines.push(line("done", &[("ran", &2)]));
+        (lines, End::Stopped)
+    }
+
+    #[test]
+    fn a_good_run_passes_and_gives_the_fatal_case_its_own_boot() {
+        let fatal = (epitaph("page-fault", "x::fault::null_read;main"), End::Crashed("status 35".to_owned()));
+        let (ran, cases, cmdlines) = run_script(vec![all_shared_pass(), fatal]);
+        ran.unwrap();
+        assert_eq!(cases, [("a".into(), true), ("b".into(), true), ("f".into(), true)]);
+        assert!(cmdlines[1].contains("test.solo=f"));
+    }
+
+    #[test]
+    fn a_wrong_epitaph_fails() {
+        for (what, frames, end) in [
+            ("panic", "x::fault::null_read", End::Crashed(String::new())),
+            ("page-fault", "main", End::Crashed(String::new())),
+            ("page-fault", "x::fault::null_read", End::Stopped),
+        ] {
+            let (ran, cases, _) = run_script(vec![all_shared_pass(), (epitaph(what, frames), end)]);
+            ran.unwrap();
+            assert_eq!(cases[2], ("f".into(), false), "{what} {frames}");
+        }
+    }
+
+    #[test]
+    fn a_case_that_kills_the_guest_costs_only_itself() {
+        let mut first = declare();
+        first.push(line("begin", &[("id", &"a")]));
+        let mut second = declare();
+        second.extend(passed("b"));
+        second.push(line("done", &[("ran", &1)]));
+        let fatal = (epitaph("page-fault", "fault::null_read"), End::Crashed(String::new()));
+        let (ran, cases, cmdlines) = run_script(vec![(first, End::Killed), (second, End::Stopped), fatal]);
+        ran.unwrap();
+        assert_eq!(cases, [("a".into(), false), ("b".into(), true), ("f".into(), true)]);
+        assert!(cmdlines[1].contains("test.after=a"));
+    }
+
+    #[test]
+    fn a_guest_that_says_nothing_is_an_error() {
+        let (ran, _, _) = run_script(vec![(Vec::new(), End::Stopped)]);
+        assert!(ran.unwrap_err().to_string().contains("did not declare"));
+    }
+
+    #[test]
+    fn a_run_without_its_last_record_fails() {
+        let (mut lines, end) = all_shared_pass();
+        lines.pop();
+        let fatal = (epitaph("page-fault", "fault::null_read"), End::Crashed(String::new()));
+        let (ran, cases, _) = run_script(vec![(lines, end), fatal]);
+        ran.unwrap();
+        assert!(cases.contains(&("test-image.ends-cleanly".into(), false)));
+    }
+
+    #[test]
+    fn a_damaged_record_fails_the_case_that_ran() {
+        let mut lines = declare();
+        lines.push(line("begin", &[("id", &"a")]));
+        lines.push(b"\x1eend id=a outcome=pass #00000000\n".to_vec());
+        let mut second = declare();
+        second.extend(passed("b"));
+        second.push(line("done", &[("ran", &1)]));
+        let fatal = (epitaph("page-fault", "fault::null_read"), End::Crashed(String::new()));
+        let (ran, cases, _) = run_script(vec![(lines, End::Stopped), (second, End::Stopped), fatal]);
+        ran.unwrap();
+        assert_eq!(cases[0], ("a".into(), false));
+    }
+}
