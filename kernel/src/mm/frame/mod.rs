@@ -15,11 +15,11 @@
 //! **Invariants**, all of which [`FrameAllocator::validate`] re-derives: every frame is exactly one of absent,
 //! reserved, free, cached in a magazine, allocated, ballooned; free neighbours are joined; pinned and movable
 //! frames share a block only if, at some time, no block was whole; the entries of a block of which nothing is
-//! handed out are zero, and are not touched.
+//! handed out are zero, and are not written.
 //!
 //! **Context.** No method waits, except for the lock, which is held for a bounded time: constant for everything but
-//! [`allocate_run`](FrameAllocator::allocate_run), [`emptiest_blocks`](FrameAllocator::emptiest_blocks) and
-//! [`validate`](FrameAllocator::validate). Callable from interrupt handlers if the lock kind keeps interrupts off.
+//! [`allocate_run`](FrameAllocator::allocate_run), [`release_reserved`](FrameAllocator::release_reserved),
+//! [`emptiest_blocks`](FrameAllocator::emptiest_blocks) and [`validate`](FrameAllocator::validate). Callable from interrupt handlers if the lock kind keeps interrupts off.
 //! CPU numbers choose a magazine. With a shared gate they are hints, and a wrong one costs time, nothing else; with a
 //! gate for one CPU the caller keeps the rule of [`Gate::SHARED`].
 
