@@ -13,6 +13,7 @@
 //! | [`boot_info`] | what the loader says, checked and copied out |
 //! | [`symbols`] | function names by address, for the epitaph |
 //! | [`arch`] | x86-64: page tables, traps, address layout |
+//! | [`mm`] | page frames and the kernel heap |
 //! | [`xen`] | those traits over real hypercalls; events, clock, console, xenstore |
 //!
 //! Everything but `arch` and the hypercall instruction builds and is tested on the host.
@@ -25,6 +26,7 @@ extern crate std;
 pub mod arch;
 pub mod boot_info;
 pub mod cmdline;
+pub mod mm;
 pub mod port;
 pub mod report;
 pub mod symbols;
