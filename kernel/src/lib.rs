@@ -11,6 +11,7 @@
 //! | [`cmdline`] | the kernel command line: options with types, bad ones reported |
 //! | [`boot_info`] | what the loader says, checked and copied out |
 //! | [`symbols`] | function names by address, for the epitaph |
+//! | [`smp`] | several CPUs: messages, calls, TLB shootdown |
 //! | [`arch`] | x86-64: page tables, traps, address layout |
 //! | [`xen`] | those traits over real hypercalls; events, clock, console, xenstore |
 //!
@@ -26,6 +27,7 @@ pub mod boot_info;
 pub mod cmdline;
 pub mod port;
 pub mod report;
+pub mod smp;
 pub mod symbols;
 pub mod units;
 pub mod xen;
