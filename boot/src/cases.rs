@@ -42,6 +42,13 @@ pub enum Ends {
         /// Part of a function's name that its backtrace must have.
         through: &'static str,
     },
+    /// The same, and the epitaph names another CPU than the one that boots.
+    EpitaphElsewhere {
+        /// As in [`Epitaph`](Self::Epitaph).
+        what: &'static str,
+        /// As in [`Epitaph`](Self::Epitaph).
+        through: &'static str,
+    },
 }
 
 /// What a case needs to be asked at all.

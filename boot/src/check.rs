@@ -1,7 +1,7 @@
 //! Checks of what boot has built, run in the guest by the test image.
 #![expect(unsafe_code, reason = "memory and instructions that nothing else uses")]
 
-use crate::{Machine, heap, image, stacks};
+use crate::{Machine, cpus, heap, image, stacks};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::arch::asm;
@@ -19,13 +19,14 @@ pub type Check = (&'static str, fn(&'static Machine) -> Result<(), &'static str>
 
 /// All checks. Each may run once, in any order. That of page faults keeps their one handler for good, so it needs a
 /// boot in which nobody else resolves them.
-pub const CHECKS: [Check; 6] = [
+pub const CHECKS: [Check; 7] = [
     ("boot.interrupts", interrupts_arrive_and_return),
     ("boot.page_faults", page_faults_are_resolved),
     ("boot.address_space", the_address_space_keeps_its_promises),
     ("boot.heap", the_heap_gives_and_takes),
     ("boot.free_ram", free_ram_is_ram_and_free),
     ("boot.memory_map", xen_and_the_loader_agree),
+    ("smp.an_unmapped_page_is_forgotten_everywhere", cpus::check::an_unmapped_page_is_forgotten_everywhere),
 ];
 
 fn ensure(condition: bool, otherwise: &'static str) -> Result<(), &'static str> {

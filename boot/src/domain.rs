@@ -10,18 +10,20 @@
 
 mod console;
 
+use crate::cpus::{interrupts as carrier, local};
 use crate::machine::{Machine, OnXen};
 use crate::output;
 use console::RingConsole;
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 use ebb::arch::interrupts::{self, HandlerError};
 use ebb::arch::paging::window::WindowFull;
-use ebb::arch::{cpu, interrupts::FIRST_INTERRUPT};
+use ebb::arch::{cpu, interrupts::FIRST_INTERRUPT, local as gs};
 use ebb::cmdline::ConsoleChoice;
 use ebb::port::{Clock, EventOps, HvmOps, HvmParam, Joined, MemoryOps, SpecialPage};
+use ebb::smp::{CpuId, MAX_CPUS};
 use ebb::units::{EventPort, Gfn, VcpuId};
-use ebb::xen::clock::{self, Latest, PvClock};
+use ebb::xen::clock::{self, Latest, PvClock, TimeInfo};
 use ebb::xen::events::{Channels, PortSet, VcpuInfo};
 use ebb::xen::store::Store;
 use ebb::xen::transport::Instruction;
@@ -29,6 +31,7 @@ use ebb::xen::wait::{Halt, HaltWait, PollWait};
 use ebb::xen::{SharedPage, Xen};
 use spin::mutex::SpinMutex;
 use spin::once::Once;
+use x86_64::instructions::interrupts::without_interrupts;
 use xen_abi::Errno;
 
 /// Where the shared-info page is mapped: a hole on every PVH domU, between the ACPI tables and the local APIC.
@@ -40,11 +43,49 @@ const UPCALL: u8 = FIRST_INTERRUPT;
 const CALLBACK_IS_VECTOR: u64 = 2 << 56;
 /// The timer's virtual interrupt (Xen: `xen/include/public/xen.h`).
 const VIRQ_TIMER: u32 = 0;
-/// The only processor in use so far.
+/// The processor whose timer and ports the services use.
 const BOOT_VCPU: VcpuId = VcpuId::new(0);
 
-/// The clock of this domain.
-pub type DomainClock = PvClock<'static, fn() -> u64>;
+/// The clock of this domain: on every vCPU that vCPU's own.
+#[derive(Clone, Copy, Debug)]
+pub struct DomainClock {
+    channels: Channels,
+}
+
+impl DomainClock {
+    /// Uses the clock of the vCPU that runs this. It stays there meanwhile, because interrupts are off.
+    fn with<R>(&self, read: impl FnOnce(PvClock<'static, fn() -> u64>) -> R) -> R {
+        without_interrupts(|| {
+            let Some(vcpu) = this_vcpu(&self.channels) else {
+                unreachable!("there are no more CPUs than records of vCPUs in the shared-info page")
+            };
+            read(PvClock::new(&vcpu, cpu::time_stamp as fn() -> u64, &LATEST))
+        })
+    }
+
+    /// Xen's record of this vCPU's time as it is now.
+    #[must_use]
+    pub fn time_info(&self) -> TimeInfo {
+        self.with(|clock| clock.time_info())
+    }
+}
+
+impl Clock for DomainClock {
+    fn now_ns(&self) -> u64 {
+        self.with(|clock| clock.now_ns())
+    }
+}
+
+/// The part of the shared-info page that is the vCPU's that runs this.
+fn this_vcpu(channels: &Channels) -> Option<VcpuInfo> {
+    channels.vcpu(VcpuId::new(gs::cpu().get() as u32))
+}
+
+/// The clock, if there is a domain.
+pub(crate) fn clock() -> Option<DomainClock> {
+    CHANNELS.get().map(|channels| DomainClock { channels: *channels })
+}
+
 /// Events, and waiting asleep with interrupts on.
 pub type Sleeping = Joined<Xen<Instruction>, HaltWait<'static, DomainClock, Xen<Instruction>, Processor>>;
 /// Events, and waiting in the hypervisor, for contexts with interrupts off.
@@ -52,14 +93,9 @@ pub(crate) type Polling = Joined<Xen<Instruction>, PollWait<DomainClock, Xen<Ins
 
 /// Ports that fired. Static because the upcall's handler is a plain function.
 static FIRED: PortSet = PortSet::new();
-/// Ports bound to the boot vCPU.
-static OWNED: PortSet = PortSet::new();
 static LATEST: Latest = Latest::new();
-/// Upcalls so far.
-static UPCALL_COUNT: AtomicU64 = AtomicU64::new(0);
-
 /// What the upcall's handler needs.
-static UPCALLS: Once<(Channels, VcpuInfo)> = Once::new();
+static CHANNELS: Once<Channels> = Once::new();
 
 /// The processor, as one who sleeps sees it.
 #[derive(Clone, Copy, Debug)]
@@ -123,27 +159,31 @@ fn step<R>(name: &'static str, result: Result<R, Errno>) -> Result<R, DomainErro
 }
 
 impl Domain {
-    /// Brings the services up.
+    /// Brings the services up, and what `cpus` vCPUs need to be interrupted.
     pub(crate) fn start(
         machine: &Machine,
         on_xen: &OnXen,
         console: ConsoleChoice,
+        cpus: usize,
     ) -> Result<Self, DomainError> {
         let xen = on_xen.xen;
         let shared_info = map_shared_info(machine, xen)?;
         let channels = Channels::new(shared_info);
         channels.mask_all();
-        let vcpu = step("vcpu info", channels.vcpu(BOOT_VCPU).ok_or(Errno::ENOENT))?;
-        let clock: DomainClock = PvClock::new(&vcpu, cpu::time_stamp as fn() -> u64, &LATEST);
+        let clock = DomainClock { channels };
+        CHANNELS.call_once(|| channels);
         let boot_ns = clock.now_ns();
 
-        UPCALLS.call_once(|| (channels, vcpu));
         interrupts::set_interrupt_handler(UPCALL, upcall).map_err(DomainError::Vector)?;
         let callback = CALLBACK_IS_VECTOR | u64::from(UPCALL);
         step("callback vector", xen.set_param(HvmParam::CallbackIrq, callback))?;
-        let timer = step("timer interrupt", xen.bind_virq(VIRQ_TIMER, BOOT_VCPU))?;
-        OWNED.insert(timer);
-        step("timer port", channels.unmask(&xen, timer))?;
+        let mut timer = None;
+        for cpu in CpuId::first(cpus) {
+            let own = bind_ports(xen, channels, cpu)?;
+            timer = timer.or(own);
+        }
+        let timer = step("timer interrupt", timer.ok_or(Errno::ENOENT))?;
+        carrier::use_xen(xen);
 
         let mut domain =
             Self { xen, shared_info, channels, clock, boot_ns, timer, console: None, store: None };
@@ -192,8 +232,7 @@ impl Domain {
 
     fn start_store(&self, machine: &Machine) -> Option<SpinMutex<Store<Sleeping>>> {
         let (page, port) = self.ring(machine, "xenstore", HvmParam::StoreGfn, HvmParam::StorePort)?;
-        OWNED.insert(port);
-        if let Err(error) = self.channels.unmask(&self.xen, port) {
+        if let Err(error) = self.listen(port) {
             log::warn!("xenstore: its port cannot be unmasked: {error}");
             return None;
         }
@@ -242,13 +281,13 @@ impl Domain {
         self.store.as_ref()
     }
 
-    /// Has the upcall collect `port`, which must be bound to this vCPU, and unmasks it.
+    /// Has the upcall of the boot vCPU collect `port`, which must be bound to it, and unmasks it.
     ///
     /// # Errors
     ///
     /// `EINVAL` for a port that does not exist.
     pub fn listen(&self, port: EventPort) -> Result<(), Errno> {
-        OWNED.insert(port);
+        self.owned().insert(port);
         self.channels.unmask(&self.xen, port)
     }
 
@@ -259,20 +298,34 @@ impl Domain {
     /// `EINVAL` for a port that does not exist.
     pub fn ignore(&self, port: EventPort) -> Result<(), Errno> {
         self.channels.mask(port)?;
-        OWNED.take(port);
+        self.owned().take(port);
         Ok(())
     }
 
-    /// How many upcalls there were.
+    /// Whether `port` is one by which another vCPU than the first is interrupted: not for others to collect.
     #[must_use]
-    pub fn upcalls(&self) -> u64 {
-        UPCALL_COUNT.load(Ordering::Relaxed)
+    pub fn is_elsewhere(&self, port: EventPort) -> bool {
+        CpuId::first(MAX_CPUS)
+            .skip(1)
+            .filter_map(local::of)
+            .any(|local| [local.doorbell(), local.timer()].contains(&Some(port)))
     }
 
-    /// Ports that the upcall collects on this vCPU.
+    /// How many upcalls there were on this vCPU.
+    #[must_use]
+    pub fn upcalls(&self) -> u64 {
+        local::mine().upcalls.load(Ordering::Relaxed)
+    }
+
+    /// Ports that the upcall collects on the boot vCPU.
+    ///
+    /// # Panics
+    ///
+    /// If the boot CPU has no area, which it has from the first instruction on.
     #[must_use]
     pub fn owned(&self) -> &'static PortSet {
-        &OWNED
+        let Some(local) = local::of(CpuId::BOOT) else { unreachable!("the boot CPU has its area") };
+        &local.owned
     }
 
     /// Ports that fired and were not taken yet.
@@ -324,12 +377,39 @@ impl Domain {
     }
 }
 
-/// The upcall: collects what fired. Runs with interrupts off, takes no lock.
+/// The upcall of every vCPU: collects what fired there. Runs with interrupts off, takes no lock.
 fn upcall() {
-    UPCALL_COUNT.fetch_add(1, Ordering::Relaxed);
-    if let Some((channels, vcpu)) = UPCALLS.get() {
-        channels.scan(vcpu, &OWNED, |port| FIRED.insert(port));
-    }
+    let local = local::mine();
+    local.upcalls.fetch_add(1, Ordering::Relaxed);
+    let Some(channels) = CHANNELS.get() else { return };
+    let Some(vcpu) = this_vcpu(channels) else { return };
+    channels.scan(&vcpu, &local.owned, |port| {
+        if local.doorbell() == Some(port) {
+            carrier::doorbell();
+            return;
+        }
+        if local.timer() == Some(port) {
+            carrier::timer();
+        }
+        // The timer's too: who sleeps on the boot vCPU looks for it here.
+        FIRED.insert(port);
+    });
+}
+
+/// Gives `cpu` a doorbell and a timer, and answers the timer's port.
+fn bind_ports(
+    xen: Xen<Instruction>,
+    channels: Channels,
+    cpu: CpuId,
+) -> Result<Option<EventPort>, DomainError> {
+    let Some(local) = local::of(cpu) else { return Ok(None) };
+    let vcpu = VcpuId::new(cpu.get() as u32);
+    let timer = step("timer interrupt", xen.bind_virq(VIRQ_TIMER, vcpu))?;
+    let doorbell = step("doorbell", xen.bind_ipi(vcpu))?;
+    local.set_ports(doorbell, timer);
+    step("timer port", channels.unmask(&xen, timer))?;
+    step("doorbell port", channels.unmask(&xen, doorbell))?;
+    Ok(Some(timer))
 }
 
 fn map_shared_info(machine: &Machine, xen: Xen<Instruction>) -> Result<SharedPage, DomainError> {

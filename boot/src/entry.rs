@@ -13,7 +13,7 @@ use ebb::arch::layout::KERNEL_BASE;
 
 /// Page tables and descriptors that only the entry writes, before Rust runs.
 #[repr(C, align(4096))]
-struct Table<const N: usize>(UnsafeCell<[u64; N]>);
+pub(crate) struct Table<const N: usize>(UnsafeCell<[u64; N]>);
 
 // SAFETY: written by the entry only, when nothing else runs; afterwards only the processor's page walk reads.
 unsafe impl<const N: usize> Sync for Table<N> {}
@@ -25,8 +25,8 @@ impl<const N: usize> Table<N> {
 }
 
 /// The bootstrap page tables: the first 4 GiB by 2 MiB pages, at 0 (for the switch itself) and in the direct
-/// map; and the first GiB where the image was linked.
-static ROOT: Table<512> = Table::zeroed();
+/// map; and the first GiB where the image was linked. Other processors begin on them too.
+pub(crate) static ROOT: Table<512> = Table::zeroed();
 static LOW: Table<512> = Table::zeroed();
 static HIGH: Table<512> = Table::zeroed();
 static PAGES: Table<2048> = Table::zeroed();
@@ -34,8 +34,10 @@ static PAGES: Table<2048> = Table::zeroed();
 /// How much physical memory the bootstrap page tables map, in bytes.
 pub(crate) const BOOTSTRAP_MAPPED: u64 = 4 << 30;
 
-/// Null, 64-bit code, data: flat, present, accessed.
-static DESCRIPTORS: [u64; 3] = [0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF];
+/// Null, 64-bit code, data, 32-bit code: flat, present, accessed. The last is for other processors, whose way leads
+/// through it.
+pub(crate) static DESCRIPTORS: [u64; 4] =
+    [0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF, 0x00CF_9B00_0000_FFFF];
 
 /// Where the loader jumps to, at its physical address, in 32-bit mode.
 ///

@@ -4,9 +4,10 @@
 //! there is a console. Nothing here waits, allocates, or trusts what may be broken; if it fails all the same, one
 //! line says so and the machine ends.
 
+use crate::cpus::stop::{self, Stopped};
 use crate::end::{Outcome, exit};
 use crate::stacks::{self, Stacks};
-use crate::{image, output};
+use crate::{cpus, image, output};
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -32,15 +33,15 @@ const NOBODY: u32 = u32::MAX;
 /// The processor that reports.
 static REPORTER: AtomicU32 = AtomicU32::new(NOBODY);
 
-/// Runs `report` and ends the machine. Of several processors that fail, one reports and the others stop; a
-/// processor that fails while it reports prints `nested`.
-fn last_words(nested: fmt::Arguments<'_>, report: impl FnOnce(&mut dyn Write) -> fmt::Result) -> ! {
+/// Stops the other processors, runs `report` and ends the machine. Of several processors that fail, one reports and
+/// the others stop; a processor that fails while it reports prints `nested`.
+fn last_words(nested: fmt::Arguments<'_>, report: impl FnOnce(&mut dyn Write, Stopped) -> fmt::Result) -> ! {
     x86_64::instructions::interrupts::disable();
     let me = cpu::id();
     match REPORTER.compare_exchange(NOBODY, me, Ordering::Relaxed, Ordering::Relaxed) {
         Ok(_) => {
             // A sink never fails.
-            let _ = report(&mut output::unheld());
+            let _ = report(&mut output::unheld(), stop::stop_others());
         }
         Err(reporter) if reporter == me => {
             // Once only: were this to fail too, the next time ends without a word.
@@ -49,7 +50,7 @@ fn last_words(nested: fmt::Arguments<'_>, report: impl FnOnce(&mut dyn Write) ->
                 let _ = writeln!(output::unheld(), "\n*** failed while reporting: {nested}");
             }
         }
-        Err(_) => cpu::halt_forever(),
+        Err(_) => stop::stop_me(),
     }
     exit(Outcome::Failure)
 }
@@ -57,11 +58,12 @@ fn last_words(nested: fmt::Arguments<'_>, report: impl FnOnce(&mut dyn Write) ->
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     let frame_pointer = cpu::frame_pointer();
-    last_words(format_args!("{info}"), |out| {
+    last_words(format_args!("{info}"), |out, stopped| {
         writeln!(out, "\n*** ebb: {info}")?;
+        processors(out, frame_pointer, stopped)?;
         writeln!(out, "backtrace:")?;
         trace(out, Backtrace::new(Stacks, frame_pointer))?;
-        record(out, "panic", info, Names { interrupted: None, frame_pointer })?;
+        record(out, "panic", info, Names { interrupted: None, frame_pointer }, stopped)?;
         appendix(out)
     })
 }
@@ -69,10 +71,14 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 /// Reports an exception that nobody resolved.
 pub(crate) fn exception(frame: &TrapFrame) -> ! {
     let exception = u8::try_from(frame.vector).ok().and_then(Exception::new);
+    if exception == Some(Exception::NMI) {
+        stop::stop_if_asked();
+    }
     let name = exception.map_or("unexpected interrupt", Exception::name);
-    last_words(format_args!("{name} at {:#x}", frame.rip), |out| {
+    last_words(format_args!("{name} at {:#x}", frame.rip), |out, stopped| {
         let detail = Detail(frame, exception);
         writeln!(out, "\n*** ebb: {name}{detail}")?;
+        processors(out, frame.rsp, stopped)?;
         writeln!(out, "{frame}")?;
         writeln!(out, "backtrace:")?;
         // The interrupted instruction, then whoever called it.
@@ -83,7 +89,7 @@ pub(crate) fn exception(frame: &TrapFrame) -> ! {
         }
         trace(out, Backtrace::new(Stacks, frame.rbp))?;
         let interrupted = Some(jumper.unwrap_or(frame.rip));
-        record(out, name, &detail, Names { interrupted, frame_pointer: frame.rbp })?;
+        record(out, name, &detail, Names { interrupted, frame_pointer: frame.rbp }, stopped)?;
         appendix(out)
     })
 }
@@ -98,9 +104,44 @@ fn caller_of_nowhere(frame: &TrapFrame) -> Option<u64> {
     stack.map(|_| Stacks.word(frame.rsp)).filter(|address| image::is_text(*address))
 }
 
+/// Says on which processor and which stack it happened, and what became of the other processors.
+fn processors(out: &mut dyn Write, stack: u64, stopped: Stopped) -> fmt::Result {
+    match cpus::local::who() {
+        Some(cpu) => write!(out, "on {cpu}")?,
+        None => write!(out, "on a processor whose GS base is wrong (APIC {})", cpu::id())?,
+    }
+    if let Some(stack) = stacks::find(stack) {
+        write!(out, ", on the {stack}")?;
+    }
+    let Stopped { asked, obeyed } = stopped;
+    if !asked.is_empty() {
+        write!(out, "; {} of {} others stopped", obeyed.len(), asked.len())?;
+    }
+    if obeyed != asked {
+        write!(out, ", not {}", asked.minus(obeyed))?;
+    }
+    writeln!(out)
+}
+
 /// The same, for the harness.
-fn record(out: &mut dyn Write, what: &str, message: &dyn fmt::Display, frames: Names) -> fmt::Result {
-    ebb::report::write(out, "epitaph", &[("what", &what), ("message", message), ("frames", &frames)])
+fn record(
+    out: &mut dyn Write,
+    what: &str,
+    message: &dyn fmt::Display,
+    frames: Names,
+    stopped: Stopped,
+) -> fmt::Result {
+    let cpu = cpus::local::who().map_or(u32::MAX, |cpu| cpu.get() as u32);
+    let (others, obeyed) = (stopped.asked.len(), stopped.obeyed.len());
+    let fields: [(&str, &dyn fmt::Display); 6] = [
+        ("what", &what),
+        ("message", message),
+        ("cpu", &cpu),
+        ("others", &others),
+        ("stopped", &obeyed),
+        ("frames", &frames),
+    ];
+    ebb::report::write(out, "epitaph", &fields)
 }
 
 /// What an exception was about, as far as it is known.
@@ -119,7 +160,7 @@ impl fmt::Display for Detail<'_> {
             Some(Exception::DOUBLE_FAULT) => {
                 let address = interrupts::fault_address();
                 if let Some(stack) = stacks::find(address).filter(|stack| stack.guard.contains(&address)) {
-                    write!(out, ": stack overflow: {address:#x} is in the guard page of the {}", stack.name)
+                    write!(out, ": stack overflow: {address:#x} is in the guard page of the {stack}")
                 } else {
                     write!(out, "; the last page fault was at {address:#x}")?;
                     name_place(out, address)
@@ -166,7 +207,7 @@ fn name_place(out: &mut dyn Write, address: u64) -> fmt::Result {
     let window_end = WINDOW + (WINDOW_SLOTS * FRAME_SIZE) as u64;
     if let Some(stack) = stacks::find(address) {
         let part = if stack.guard.contains(&address) { "the guard page of " } else { "" };
-        return write!(out, ", {part}the {}", stack.name);
+        return write!(out, ", {part}the {stack}");
     }
     let place = if address < FRAME_SIZE as u64 {
         "the null page"

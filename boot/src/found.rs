@@ -53,7 +53,7 @@ fn tell_domain(machine: &Machine, domain: &Domain) -> Result<(), Errno> {
     log::info!("Xen version {major}.{minor}{extra}");
 
     let (vcpus, up) = count_vcpus(domain);
-    log::info!("{vcpus} vCPUs, {up} up; this kernel uses one");
+    log::info!("{vcpus} vCPUs, {up} up");
     let current = xen.current_reservation()?;
     let maximum = xen.maximum_reservation()?;
     log::info!("reservation: {current} ({}) now, {maximum} ({}) at most", current.to_kib(), maximum.to_kib());

@@ -21,6 +21,7 @@ extern crate alloc;
 pub mod cases;
 pub mod check;
 mod clock;
+pub mod cpus;
 pub mod domain;
 mod end;
 mod entry;
@@ -35,6 +36,7 @@ pub mod output;
 mod stacks;
 mod start;
 
+pub use cpus::Cpus;
 pub use domain::Domain;
 pub use ebb::cmdline::Opt;
 pub use end::{Outcome, exit};

@@ -1,12 +1,14 @@
 //! What the machine turned out to be.
 #![expect(unsafe_code, reason = "the window's page table")]
 
+use crate::cpus::{self, Cpus};
 use crate::domain::Domain;
 use core::ptr::NonNull;
 use ebb::arch::paging::window::{Window, WindowFull};
 use ebb::arch::paging::{AddressSpace, Mapping};
-use ebb::arch::tables::{self, DirectTables, FrameSource};
+use ebb::arch::tables::{DirectTables, FrameSource};
 use ebb::boot_info::{BootInfo, RamMap};
+use ebb::smp::Flush;
 use ebb::units::Gfn;
 use ebb::xen::Xen;
 use ebb::xen::cpuid::Detected;
@@ -24,7 +26,8 @@ pub struct OnXen {
     pub xen: Xen<Instruction>,
 }
 
-/// The machine, as the application finds it: the final page tables in use, interrupts off, one processor.
+/// The machine, as the application finds it: the final page tables in use, interrupts on where there is a carrier
+/// for them, all CPUs up.
 #[derive(Debug)]
 pub struct Machine {
     boot_info: BootInfo,
@@ -80,6 +83,12 @@ impl Machine {
         self.domain.get()
     }
 
+    /// The CPUs.
+    #[must_use]
+    pub fn cpus(&self) -> Cpus {
+        Cpus(())
+    }
+
     /// Adds the services, once they are up.
     pub(crate) fn set_domain(&self, domain: Domain) {
         self.domain.call_once(|| domain);
@@ -92,6 +101,19 @@ impl Machine {
         &self.free
     }
 
+    /// Uses the window. Whoever has it may wait for all CPUs to forget a translation, so who waits for it answers.
+    fn with_window<R>(&self, change: impl FnOnce(&mut Window<DirectTables<Nothing>>) -> R) -> R {
+        without_interrupts(|| {
+            loop {
+                if let Some(mut window) = self.window.try_lock() {
+                    return change(&mut window);
+                }
+                cpus::answer_flush();
+                core::hint::spin_loop();
+            }
+        })
+    }
+
     /// The root of the page tables.
     #[must_use]
     pub fn page_table_root(&self) -> Gfn {
@@ -101,7 +123,7 @@ impl Machine {
     /// What a virtual address is mapped to.
     #[must_use]
     pub fn look_up(&self, address: u64) -> Option<Mapping> {
-        without_interrupts(|| self.window.lock().space().look_up(address))
+        self.with_window(|window| window.space().look_up(address))
     }
 
     /// Maps a frame outside of RAM, such as a ring or `shared_info`, for reading and writing.
@@ -112,22 +134,29 @@ impl Machine {
     ///
     /// If the window has no room.
     pub fn map_special(&self, frame: Gfn) -> Result<NonNull<u8>, WindowFull> {
-        let address = without_interrupts(|| self.window.lock().map(frame))?;
+        let address = self.with_window(|window| window.map(frame))?;
         // Never null: the window is in the upper half.
         NonNull::new(core::ptr::with_exposed_provenance_mut(address as usize)).ok_or(WindowFull)
     }
 
     /// Takes a mapping of [`map_special`](Self::map_special) away and answers its frame, or `None` if there is
-    /// no such mapping.
+    /// no such mapping. No CPU has a translation of it afterwards. Any context; waits for the other CPUs, but not
+    /// for interrupts.
     ///
     /// # Safety
     ///
-    /// Nobody uses the mapping any more, and no other processor has ever used it: only this one's translation
-    /// is invalidated.
+    /// Nobody uses the mapping any more.
+    ///
+    /// # Panics
+    ///
+    /// If a CPU does not answer.
     pub unsafe fn unmap_special(&self, page: NonNull<u8>) -> Option<Gfn> {
         let address = page.addr().get() as u64;
-        let frame = without_interrupts(|| self.window.lock().unmap(address))?;
-        tables::invalidate(address);
-        Some(frame)
+        self.with_window(|window| {
+            let frame = window.unmap(address)?;
+            // With the window held: nothing else is mapped there before everyone has forgotten this.
+            cpus::flush(Flush::pages(address, 1));
+            Some(frame)
+        })
     }
 }

@@ -1,6 +1,8 @@
 //! From the bootstrap page tables to the final ones.
 #![expect(unsafe_code, reason = "physical memory before there is anybody to ask for it")]
 
+use crate::cpus::slots::{self, Reserved};
+use crate::cpus::topology::Topology;
 use crate::entry::BOOTSTRAP_MAPPED;
 use crate::{heap, image, stacks};
 use core::fmt;
@@ -77,6 +79,8 @@ pub(crate) struct Memory {
     pub(crate) root: Gfn,
     /// RAM that nobody uses.
     pub(crate) free: RamMap,
+    /// What is set aside for the CPUs; their slots are mapped.
+    pub(crate) cpus: Reserved,
 }
 
 /// Builds the final page tables, switches to them, and makes the heap.
@@ -85,19 +89,25 @@ pub(crate) struct Memory {
 ///
 /// Called once, on the bootstrap page tables, when nobody else runs; everything of the loader that is still
 /// needed has been copied.
-pub(crate) unsafe fn set_up(info: &BootInfo) -> Result<Memory, MemoryError> {
-    let free = info.usable(image::frames()).map_err(MemoryError::Ranges)?;
+pub(crate) unsafe fn set_up(
+    info: &BootInfo,
+    topology: &Topology,
+    on_xen: bool,
+) -> Result<Memory, MemoryError> {
+    let mut free = info.usable(image::frames()).map_err(MemoryError::Ranges)?;
+    let cpus = slots::reserve(topology, on_xen, &mut free);
     // SAFETY: the bootstrap page tables show all frames below their bound, writable, and nobody else runs.
     let tables = unsafe { DirectTables::new(LowFrames(free)) };
     let plan = Plan { ram: info.ram().ranges(), image: &image::segments(), guards: &stacks::guards() };
-    let space = space::build(&plan, tables).map_err(MemoryError::Tables)?;
+    let mut space = space::build(&plan, tables).map_err(MemoryError::Tables)?;
+    slots::map(&mut space, &cpus).map_err(MemoryError::Tables)?;
     // SAFETY: the image is mapped where it was linked, with the accesses of its segments; this stack is part of
     // it, and so are the descriptor tables.
     unsafe { tables::activate(&space) };
     let (root, LowFrames(mut free)) = split(space);
     // SAFETY: the direct map shows all RAM now; what is free is free; and this is the only call.
     unsafe { heap::start(info.ram().frames(), &mut free) }.ok_or(MemoryError::Heap)?;
-    Ok(Memory { root, free })
+    Ok(Memory { root, free, cpus })
 }
 
 /// Takes an address space apart into its root and its source of frames.

@@ -1,10 +1,15 @@
-//! The stacks of the boot processor, each above a page that the final page tables leave out.
+//! The stacks, each above a page that the final page tables leave out: those of the boot processor, which are part of
+//! the image, and by address those of the others, which have slots.
 #![expect(unsafe_code, reason = "memory that only the processor's stack pointer uses")]
 
+use crate::cpus::slots;
 use core::cell::UnsafeCell;
+use core::fmt;
 use core::ops::Range;
 use ebb::arch::backtrace::StackMemory;
 use ebb::arch::descriptors::EmergencyStack;
+use ebb::arch::slot::{Part, Slot};
+use ebb::smp::CpuId;
 use ebb::units::FRAME_SIZE;
 use spin::once::Once;
 
@@ -23,7 +28,12 @@ impl<const N: usize> Stack<N> {
     fn named(&'static self, name: &'static str) -> NamedStack {
         let start = self.0.get().addr() as u64;
         let guard_end = start + FRAME_SIZE as u64;
-        NamedStack { name, guard: start..guard_end, usable: guard_end..start + size_of::<Self>() as u64 }
+        NamedStack {
+            name,
+            cpu: Some(CpuId::BOOT),
+            guard: start..guard_end,
+            usable: guard_end..start + size_of::<Self>() as u64,
+        }
     }
 }
 
@@ -40,10 +50,33 @@ static MACHINE_CHECK: Stack<5> = Stack::new();
 pub struct NamedStack {
     /// Whose it is.
     pub name: &'static str,
+    /// The CPU that it belongs to, if it belongs to one.
+    pub cpu: Option<CpuId>,
     /// The unmapped page below it.
     pub guard: Range<u64>,
     /// The stack itself; mapped.
     pub usable: Range<u64>,
+}
+
+impl fmt::Display for NamedStack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)?;
+        self.cpu.map_or(Ok(()), |cpu| write!(f, " of {cpu}"))
+    }
+}
+
+/// The stack at `part` of `slot`; none for a part that is no stack.
+fn in_slot((slot, part): (Slot, Part)) -> Option<NamedStack> {
+    let name = match part {
+        Part::Emergency(0) => "double fault stack",
+        Part::Emergency(1) => "NMI stack",
+        Part::Emergency(_) => "machine check stack",
+        Part::Idle => "idle stack",
+        Part::Area => return None,
+    };
+    let usable = slot.part(part);
+    let guard = usable.start - FRAME_SIZE as u64..usable.start;
+    Some(NamedStack { name, cpu: Some(slot.cpu()), guard, usable })
 }
 
 /// The stacks of the boot processor.
@@ -80,7 +113,11 @@ pub fn set_other_stacks(find: fn(u64) -> Option<NamedStack>) {
 /// The stack that has `address` in its guard page or in itself.
 pub(crate) fn find(address: u64) -> Option<NamedStack> {
     let has = |stack: &NamedStack| stack.guard.contains(&address) || stack.usable.contains(&address);
-    own().into_iter().find(has).or_else(|| OTHERS.get().and_then(|find| find(address)).filter(has))
+    own()
+        .into_iter()
+        .find(has)
+        .or_else(|| slots::find(address).and_then(in_slot))
+        .or_else(|| OTHERS.get().and_then(|find| find(address)).filter(has))
 }
 
 /// The known stacks as memory for a backtrace.

@@ -1,10 +1,10 @@
 //! The order in which the machine comes up.
 #![expect(unsafe_code, reason = "each of these steps happens once, in this order")]
 
+use crate::cpus::topology::Topology;
 use crate::domain::Domain;
 use crate::machine::{Machine, OnXen};
-use crate::{clock, end, epitaph, memory, options, output, stacks};
-use ebb::arch::descriptors::{Segments, TaskState};
+use crate::{clock, cpus, end, epitaph, memory, options, output};
 use ebb::arch::{cpu, interrupts};
 use ebb::boot_info::BootInfo;
 use ebb::cmdline::ConsoleChoice;
@@ -40,23 +40,27 @@ fn bring_up(start_info: PhysAddr) -> &'static Machine {
     }
 
     let boot_info = read_boot_info(start_info, hypervisor.as_ref());
+    let settings = options::apply(boot_info.command_line());
+    // SAFETY: on the bootstrap page tables still.
+    let topology = unsafe { Topology::discover(hypervisor.as_ref(), &boot_info, settings.cpu_limit()) };
     let ram = boot_info.ram().frames();
     // SAFETY: the one call, on the bootstrap page tables, alone; the start info has been copied.
-    let memory = match unsafe { memory::set_up(&boot_info) } {
+    let memory = match unsafe { memory::set_up(&boot_info, &topology, hypervisor.is_some()) } {
         Ok(memory) => memory,
         Err(error) => stop(format_args!("with {} of RAM: {error}", ram.to_kib())),
     };
     log::info!("{} of RAM, {} free", ram.to_kib(), memory.free.frames().to_kib());
+    // SAFETY: mapped with the address space that was just activated; once.
+    let cpus = unsafe { cpus::slots::create(&memory.cpus) };
 
     static MACHINE: Once<Machine> = Once::new();
     let machine = MACHINE.call_once(|| {
         // SAFETY: just activated; what is free is what the page tables and the heap left; once.
         unsafe { Machine::new(boot_info, hypervisor, memory.free, memory.root) }
     });
-    let settings = options::apply(machine.boot_info().command_line());
     check_console(settings.console, hypervisor.is_some());
     if let Some(on_xen) = machine.hypervisor() {
-        match Domain::start(machine, on_xen, settings.console) {
+        match Domain::start(machine, on_xen, settings.console, cpus) {
             Ok(domain) => machine.set_domain(domain),
             Err(error) => stop(format_args!("no services of Xen: {error}")),
         }
@@ -67,7 +71,11 @@ fn bring_up(start_info: PhysAddr) -> &'static Machine {
                 domain.drain_console();
             }
         });
+    } else if let Err(why) = cpus::interrupts::use_apic(machine) {
+        log::warn!("no local APIC: {why}; only this processor is used, without a timer");
     }
+    // SAFETY: all is as this function wants it, and the low frame was set aside for it.
+    unsafe { cpus::start_others(machine, &topology, cpus, memory.cpus.low) };
     machine
 }
 
@@ -87,16 +95,11 @@ fn stop(why: core::fmt::Arguments<'_>) -> ! {
     end::exit(end::Outcome::Failure)
 }
 
-/// From here on an exception has a name.
+/// From here on this processor has a number, and an exception a name.
 fn catch_exceptions() {
-    static STATE: Once<TaskState> = Once::new();
-    static SEGMENTS: Once<Segments> = Once::new();
-    let state = STATE.call_once(|| TaskState::new(stacks::emergency_tops()));
-    let segments = SEGMENTS.call_once(|| Segments::new(state));
-    // SAFETY: only this processor is up, and this happens once; the emergency stacks belong to it.
-    unsafe { segments.load() };
     interrupts::set_fatal_handler(epitaph::exception);
-    interrupts::load();
+    // SAFETY: the boot processor, at the very beginning.
+    unsafe { cpus::start_boot() };
 }
 
 /// Looks for Xen, and remembers how to end the machine.

@@ -12,6 +12,7 @@
 //! | [`cmdline`] | the kernel command line: options with types, bad ones reported |
 //! | [`boot_info`] | what the loader says, checked and copied out |
 //! | [`symbols`] | function names by address, for the epitaph |
+//! | [`smp`] | several CPUs: messages, calls, TLB shootdown |
 //! | [`arch`] | x86-64: page tables, traps, address layout |
 //! | [`mm`] | page frames and the kernel heap |
 //! | [`xen`] | those traits over real hypercalls; events, clock, console, xenstore |
@@ -29,6 +30,7 @@ pub mod cmdline;
 pub mod mm;
 pub mod port;
 pub mod report;
+pub mod smp;
 pub mod symbols;
 pub mod units;
 pub mod utc;

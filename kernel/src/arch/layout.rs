@@ -6,6 +6,7 @@
 //! | [`DIRECT_MAP`] | 64 TiB | every frame of RAM, at its physical address; never executable |
 //! | [`KERNEL_BASE`] | 1 GiB | the image, loaded at 1 MiB of physical memory |
 //! | [`WINDOW`] | 2 MiB | single frames outside RAM: rings, `shared_info` |
+//! | [`CPU_SLOTS`] | 4 MiB | stacks and areas of all CPUs but the first ([`slot`](super::slot)) |
 
 use crate::units::{Gfn, PhysAddr};
 
@@ -19,6 +20,9 @@ pub const KERNEL_BASE: u64 = 0xFFFF_FFFF_8000_0000;
 pub const WINDOW: u64 = 0xFFFF_FFFF_C000_0000;
 /// Frames that fit the window: one page table.
 pub const WINDOW_SLOTS: usize = 512;
+
+/// Where the CPUs keep what is their own.
+pub const CPU_SLOTS: u64 = WINDOW + (2 << 20);
 
 /// Where the direct map shows `address`, or `None` beyond the direct map.
 #[must_use]

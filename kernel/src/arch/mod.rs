@@ -6,13 +6,18 @@
 pub mod backtrace;
 pub mod layout;
 pub mod paging;
+pub mod slot;
 pub mod trap;
 
+#[cfg(target_os = "none")]
+pub mod apic;
 #[cfg(target_os = "none")]
 pub mod cpu;
 #[cfg(target_os = "none")]
 pub mod descriptors;
 #[cfg(target_os = "none")]
 pub mod interrupts;
+#[cfg(target_os = "none")]
+pub mod local;
 #[cfg(target_os = "none")]
 pub mod tables;

@@ -86,3 +86,8 @@ pub unsafe fn activate<T: Tables>(space: &AddressSpace<T>) {
 pub fn invalidate(address: u64) {
     x86_64::instructions::tlb::flush(x86_64::VirtAddr::new_truncate(address));
 }
+
+/// Forgets all of this processor's translations. None of ours are global, so that they all go.
+pub fn invalidate_all() {
+    x86_64::instructions::tlb::flush_all();
+}

@@ -5,6 +5,7 @@
 //! handed out; then that RAM is as free as any other. Nothing in it is trusted: every pointer is read through
 //! [`PhysRead`], every count is bounded, and what makes no sense is a named error or a named warning.
 
+pub mod acpi;
 mod ram;
 #[cfg(test)]
 mod tests;

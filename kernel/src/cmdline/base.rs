@@ -1,4 +1,4 @@
-//! The options that every image has: logging and the console.
+//! The options that every image has: logging, the console, processors.
 
 use super::{Item, Kind, Opt, Value};
 use log::LevelFilter;
@@ -59,6 +59,12 @@ pub static BASE: &[Opt] = &[
         kind: Kind::Choice(&["auto", "xen", "hvc0", "uart", "ttyS0", "e9"]),
         help: "where the log goes; hvc0 is xen and ttyS0 is uart",
     },
+    Opt {
+        name: "maxcpus",
+        kind: Kind::Integer { min: 0, max: u32::MAX as u64 },
+        help: "how many processors are started at most; 0 is the same as 1",
+    },
+    Opt { name: "nosmp", kind: Kind::Switch, help: "only the first processor is used" },
 ];
 
 /// The values of [`BASE`].
@@ -68,19 +74,41 @@ pub struct Settings {
     pub log: LevelFilter,
     /// Where it goes.
     pub console: ConsoleChoice,
+    /// How many processors `maxcpus` allows.
+    pub max_cpus: u32,
+    /// Whether several processors may be used at all.
+    pub smp: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { log: LevelFilter::Info, console: ConsoleChoice::Auto }
+        Self { log: LevelFilter::Info, console: ConsoleChoice::Auto, max_cpus: u32::MAX, smp: true }
     }
 }
 
 impl Settings {
+    /// Processors that may be used: at least the one that boots.
+    #[must_use]
+    pub const fn cpu_limit(&self) -> u32 {
+        if self.smp && self.max_cpus > 1 { self.max_cpus } else { 1 }
+    }
+
     /// Takes the value of an option of [`BASE`], and answers whether it was one.
     pub fn apply(&mut self, item: &Item<'_>) -> bool {
-        let Item::Option(opt, Value::Choice(word)) = item else {
+        let Item::Option(opt, value) = item else {
             return false;
+        };
+        let word = match (opt.name, value) {
+            (_, Value::Choice(word)) => word,
+            ("maxcpus", Value::Integer(count)) => {
+                self.max_cpus = u32::try_from(*count).unwrap_or(u32::MAX);
+                return true;
+            }
+            ("nosmp", Value::Switch(alone)) => {
+                self.smp = !alone;
+                return true;
+            }
+            _ => return false,
         };
         match opt.name {
             "loglevel" => match LEVELS.iter().find(|(name, _)| name == word) {

@@ -130,7 +130,8 @@ fn base_settings() {
         });
         settings
     };
-    assert_eq!(settings(""), Settings { log: LevelFilter::Info, console: ConsoleChoice::Auto });
+    assert_eq!(settings(""), Settings::default());
+    assert_eq!((settings("").log, settings("").console), (LevelFilter::Info, ConsoleChoice::Auto));
     assert_eq!(settings("loglevel=trace").log, LevelFilter::Trace);
     assert_eq!(settings("loglevel=7").log, LevelFilter::Info, "severities below 7");
     assert_eq!(settings("loglevel=0").log, LevelFilter::Off);
@@ -144,6 +145,18 @@ fn base_settings() {
         ("e9", ConsoleChoice::PortE9),
     ] {
         assert_eq!(settings(&std::format!("tmem console={word}")).console, choice);
+    }
+    for (line, limit) in [
+        ("", u32::MAX),
+        ("maxcpus=4", 4),
+        ("maxcpus=0", 1),
+        ("maxcpus=4 maxcpus=2", 2),
+        ("nosmp maxcpus=4", 1),
+        ("maxcpus=4 nosmp", 1),
+        ("nosmp nosmp=0", u32::MAX),
+        ("maxcpus=many", u32::MAX),
+    ] {
+        assert_eq!(settings(line).cpu_limit(), limit, "{line}");
     }
     // Every word that the table accepts has a meaning.
     for opt in BASE {

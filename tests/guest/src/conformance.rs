@@ -34,10 +34,11 @@ pub(crate) fn all() -> Vec<GuestCase> {
 pub(crate) fn run(case: &GuestCase, machine: &'static Machine) -> Result<(), Not> {
     let guest = Guest::new(machine)?;
     let store = domain_of(machine)?.store().map(|store| store.lock().port());
-    // The upcall collects every port that a case opens, except the store's, whose bits the store wants.
+    // The upcall collects every port that a case opens, except the store's, whose bits the store wants, and those
+    // that other vCPUs collect.
     for number in 1..PORTS {
         let port = EventPort::new(number);
-        if store != Some(port) {
+        if store != Some(port) && !guest.domain.is_elsewhere(port) {
             guest.domain.owned().insert(port);
         }
     }

@@ -16,6 +16,7 @@ extern crate alloc;
 mod conformance;
 mod domain;
 mod faults;
+mod smp;
 mod store;
 
 use alloc::format;
@@ -113,6 +114,10 @@ fn main(machine: &'static Machine) -> Outcome {
             Ends::Epitaph { what, through } => {
                 report("case", &[("id", &case.id()), ("ends", &what), ("through", &through)]);
             }
+            Ends::EpitaphElsewhere { what, through } => {
+                let cpu = "other";
+                report("case", &[("id", &case.id()), ("ends", &what), ("through", &through), ("cpu", &cpu)]);
+            }
         }
     }
     report("plan", &[("cases", &all.len())]);
@@ -141,7 +146,7 @@ fn main(machine: &'static Machine) -> Outcome {
 
 fn run(case: &Any, machine: &'static Machine) {
     let id = case.id();
-    report("begin", &[("id", &id)]);
+    report("begin", &[("id", &id), ("at_ns", &machine.cpus().now_ns())]);
     let (outcome, why) = match case.run(machine) {
         Ok(()) => ("pass", String::new()),
         Err(Not::Failed(why)) => ("fail", why),

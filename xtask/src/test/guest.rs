@@ -7,12 +7,12 @@
 //!
 //! | record | fields |
 //! |---|---|
-//! | `case` | `id`, `ends` (`return`; `return-with-help`: run by `system`; or the kind of epitaph), `through` (a function that its backtrace must name) |
+//! | `case` | `id`, `ends` (`return`; `return-with-help`: run by `system`; or the kind of epitaph), `through` (a function that its backtrace must name), `cpu` (`other`: not the one that boots) |
 //! | `plan` | `cases`: how many were declared |
 //! | `begin` | `id` |
 //! | `end` | `id`, `outcome` (`pass`, `fail`, `skip`), `why` |
 //! | `done` | `ran`: how many cases ended in this boot |
-//! | `epitaph` | `what`, `message`, `frames` (function names, innermost first, separated by `;`) |
+//! | `epitaph` | `what`, `message`, `frames` (function names, innermost first, separated by `;`), `cpu`, `others` and `stopped` (other CPUs, and how many of them stopped) |
 
 use super::outcome::{Case, Outcome, Results, Rung};
 use anyhow::{Result, bail};
@@ -53,6 +53,7 @@ struct Declared {
     id: String,
     ends: String,
     through: Option<String>,
+    elsewhere: bool,
 }
 
 /// What the harness knows of one boot, from its records.
@@ -121,6 +122,7 @@ impl Watch {
                 id: field("id")?,
                 ends: field("ends")?,
                 through: record.get("through").map(str::to_owned),
+                elsewhere: record.get("cpu") == Some("other"),
             }),
             "plan" => {
                 let cases = record.number("cases").ok_or("plan without a number of cases")?;
@@ -260,6 +262,12 @@ pub(crate) fn run(
 /// Whether a boot that was meant to end in an epitaph ended in the right one.
 fn judge_epitaph(case: &Declared, watch: &Watch, end: &End) -> Outcome {
     let wrong = |why: String| Outcome::Failed(format!("{why}\n{}", watch.story(end)));
+    if let [(id, skipped @ Outcome::Skipped(_), _)] = watch.ended.as_slice()
+        && *id == case.id
+        && *end == End::Stopped
+    {
+        return skipped.clone();
+    }
     if watch.running.as_ref().map(|(id, _)| id) != Some(&case.id) {
         return wrong("the case did not begin, or it returned".to_owned());
     }
@@ -272,6 +280,12 @@ fn judge_epitaph(case: &Declared, watch: &Watch, end: &End) -> Outcome {
         && !frames.split(';').any(|frame| frame.contains(function.as_str()))
     {
         return wrong(format!("the backtrace does not name {function}"));
+    }
+    if case.elsewhere && epitaph.number("cpu").is_none_or(|cpu| cpu == 0) {
+        return wrong(format!("the epitaph names CPU {:?}", epitaph.get("cpu")));
+    }
+    if epitaph.get("stopped") != epitaph.get("others") {
+        return wrong("not all other CPUs stopped".to_owned());
     }
     match end {
         End::Crashed(_) => Outcome::Passed,
@@ -370,6 +384,55 @@ mod tests {
             let (ran, cases, _) = run_script(vec![all_shared_pass(), (epitaph(what, frames), end)]);
             ran.unwrap();
             assert_eq!(cases[2], ("f".into(), false), "{what} {frames}");
+        }
+    }
+
+    #[test]
+    fn a_fatal_case_may_have_nothing_to_ask() {
+        let mut lines = declare();
+        lines.push(line("begin", &[("id", &"f")]));
+        lines.push(line("end", &[("id", &"f"), ("outcome", &"skip"), ("why", &"one CPU")]));
+        let (ran, cases, _) = run_script(vec![all_shared_pass(), (lines, End::Stopped)]);
+        ran.unwrap();
+        assert_eq!(cases.len(), 3);
+        let mut script = declare();
+        script.push(line("begin", &[("id", &"f")]));
+        script.push(line("end", &[("id", &"f"), ("outcome", &"pass")]));
+        let (ran, cases, _) = run_script(vec![all_shared_pass(), (script, End::Stopped)]);
+        ran.unwrap();
+        assert_eq!(cases[2], ("f".into(), false), "it returned");
+    }
+
+    #[test]
+    fn an_epitaph_of_the_wrong_cpu_or_with_others_running_fails() {
+        let epitaph = |cpu: &'static str, stopped: &'static str| {
+            let mut lines = vec![
+                line("case", &[("id", &"f"), ("ends", &"panic"), ("through", &"g"), ("cpu", &"other")]),
+                line("plan", &[("cases", &1)]),
+                line("begin", &[("id", &"f")]),
+            ];
+            lines.push(line(
+                "epitaph",
+                &[
+                    ("what", &"panic"),
+                    ("frames", &"g"),
+                    ("cpu", &cpu),
+                    ("others", &"3"),
+                    ("stopped", &stopped),
+                ],
+            ));
+            lines
+        };
+        for (cpu, stopped, good) in [("2", "3", true), ("0", "3", false), ("2", "2", false)] {
+            let declared = vec![
+                line("case", &[("id", &"f"), ("ends", &"panic"), ("through", &"g"), ("cpu", &"other")]),
+                line("plan", &[("cases", &1)]),
+                line("done", &[("ran", &0)]),
+            ];
+            let fatal = (epitaph(cpu, stopped), End::Crashed(String::new()));
+            let (ran, cases, _) = run_script(vec![(declared, End::Stopped), fatal]);
+            ran.unwrap();
+            assert_eq!(cases, [("f".into(), good)], "cpu {cpu}, {stopped} stopped");
         }
     }
 

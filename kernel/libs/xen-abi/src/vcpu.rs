@@ -19,6 +19,9 @@ pub const STOP_SINGLESHOT_TIMER: u32 = 9;
 /// Move a vCPU's part of the shared info page elsewhere: [`RegisterInfo`].
 pub const REGISTER_VCPU_INFO: u32 = 10;
 
+/// Interrupt a vCPU by what nothing masks.
+pub const SEND_NMI: u32 = 11;
+
 /// Flag of [`SetSingleshotTimer`]: a time in the past is an error (`-ETIME`). Xen 4.17 ignores it.
 pub const SINGLESHOT_FUTURE: u32 = 1;
 

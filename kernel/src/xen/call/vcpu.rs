@@ -43,6 +43,27 @@ impl<T: Transport> Xen<T> {
         // SAFETY: takes no structure; that the vCPU may run was promised when its registers were set.
         unsafe { self.vcpu_plain(abi::UP, vcpu) }.map(drop)
     }
+
+    /// Takes a vCPU down, at once and wherever it is; the last one to go powers the domain off. It may be started
+    /// again and then goes on where it was.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` for an unknown vCPU.
+    pub fn stop_vcpu(&self, vcpu: VcpuId) -> Result<(), Errno> {
+        // SAFETY: takes no structure and touches no memory; a vCPU that stands still is one that is slow.
+        unsafe { self.vcpu_plain(abi::DOWN, vcpu) }.map(drop)
+    }
+
+    /// Sends a vCPU the interrupt that nothing masks.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` for an unknown vCPU.
+    pub fn send_nmi(&self, vcpu: VcpuId) -> Result<(), Errno> {
+        // SAFETY: takes no structure and touches no memory; every vCPU that runs has an entry for it.
+        unsafe { self.vcpu_plain(abi::SEND_NMI, vcpu) }.map(drop)
+    }
 }
 
 impl<T: Transport> VcpuOps for Xen<T> {

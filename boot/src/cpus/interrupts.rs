@@ -1,0 +1,250 @@
+//! Doorbells and timers: by event channels under Xen, by local APICs without.
+#![expect(unsafe_code, reason = "the local APIC")]
+
+use super::local::{self, Local};
+use super::{SHOOTDOWN, Translations, now_ns};
+use crate::machine::Machine;
+use core::sync::atomic::Ordering;
+use ebb::arch::apic::{Ipi, LocalApic};
+use ebb::arch::interrupts::{self, FIRST_INTERRUPT};
+use ebb::arch::local as gs;
+use ebb::port::{Armed, EventOps, SchedOps, VcpuOps};
+use ebb::smp::{CpuId, Message};
+use ebb::units::{Gfn, PhysAddr, VcpuId};
+use ebb::xen::Xen;
+use ebb::xen::transport::Instruction;
+use spin::once::Once;
+use x86_64::instructions::interrupts::without_interrupts;
+
+/// Vectors of the local APIC. The one below is the upcall's.
+const DOORBELL: u8 = FIRST_INTERRUPT + 1;
+const TIMER: u8 = FIRST_INTERRUPT + 2;
+const SPURIOUS: u8 = FIRST_INTERRUPT + 13;
+
+/// What carries interrupts.
+#[derive(Clone, Copy, Debug)]
+enum Carrier {
+    Xen(Xen<Instruction>),
+    Apic {
+        apic: LocalApic,
+        /// The timer's rate, in ticks per millisecond.
+        rate: u32,
+    },
+}
+
+static CARRIER: Once<Carrier> = Once::new();
+static KICKED: Once<fn()> = Once::new();
+static EXPIRED: Once<fn()> = Once::new();
+
+/// Has `handler` called in the interrupt when another CPU kicks this one. Only the first call counts.
+pub fn set_kick_handler(handler: fn()) {
+    KICKED.call_once(|| handler);
+}
+
+/// Has `handler` called in the interrupt when the timer of a CPU fires at its deadline. Only the first call counts.
+pub fn set_timer_handler(handler: fn()) {
+    EXPIRED.call_once(|| handler);
+}
+
+/// Uses event channels from now on.
+pub(crate) fn use_xen(xen: Xen<Instruction>) {
+    CARRIER.call_once(|| Carrier::Xen(xen));
+}
+
+/// Uses the local APIC from now on, with interrupts on for this CPU. Says why if there is none to use.
+pub(crate) fn use_apic(machine: &Machine) -> Result<(), &'static str> {
+    let page = match LocalApic::physical_address() {
+        Some(at) => {
+            let frame = Gfn::containing(PhysAddr::new(at));
+            Some(machine.map_special(frame).map_err(|_| "no room to map its registers")?)
+        }
+        None => None,
+    };
+    // SAFETY: mapped just now, for good, and nobody else has an APIC to use; without a page the firmware has
+    // chosen x2APIC mode, for all processors alike.
+    let apic = unsafe { LocalApic::new(page) };
+    for (vector, handler) in [(DOORBELL, apic_doorbell as fn()), (TIMER, apic_timer)] {
+        interrupts::set_interrupt_handler(vector, handler).map_err(|_| "its vectors are taken")?;
+    }
+    apic.enable(SPURIOUS, TIMER);
+    let rate = calibrate(apic).ok_or("its timer does not run, or there is no clock to measure it")?;
+    CARRIER.call_once(|| Carrier::Apic { apic, rate });
+    x86_64::instructions::interrupts::enable();
+    Ok(())
+}
+
+/// Ticks of the timer per millisecond, by the clock.
+fn calibrate(apic: LocalApic) -> Option<u32> {
+    const MILLIS: u64 = 5;
+    const MOST_ROUNDS: u32 = 10_000_000;
+    without_interrupts(|| {
+        apic.set_timer(u32::MAX);
+        let start_ns = now_ns();
+        let ended = (0..MOST_ROUNDS).any(|_| now_ns() >= start_ns + MILLIS * 1_000_000);
+        let (end_ns, left) = (now_ns(), apic.timer());
+        apic.set_timer(0);
+        let passed_us = (end_ns - start_ns) / 1000;
+        let rate = u64::from(u32::MAX - left) * 1000 / passed_us.max(1);
+        u32::try_from(rate).ok().filter(|rate| ended && *rate > 0)
+    })
+}
+
+/// The APIC, if that carries interrupts.
+pub(super) fn apic() -> Option<LocalApic> {
+    match CARRIER.get() {
+        Some(Carrier::Apic { apic, .. }) => Some(*apic),
+        _ => None,
+    }
+}
+
+/// Prepares this CPU, which has just come up, to take interrupts.
+pub(super) fn start_here() {
+    if let Some(apic) = apic() {
+        apic.enable(SPURIOUS, TIMER);
+    }
+}
+
+/// Interrupts `cpu`, to see its messages. Any context.
+pub(super) fn ring(cpu: CpuId, local: &Local) {
+    match CARRIER.get() {
+        Some(Carrier::Xen(xen)) => {
+            if let Some(port) = local.doorbell() {
+                // An IPI port that is open takes every event; were it not, whoever waits for an answer says so.
+                let _ = xen.send(port);
+            }
+        }
+        Some(Carrier::Apic { .. }) => send_apic(local, Ipi::Vector(DOORBELL)),
+        None => unreachable!("{cpu} was started without a way to interrupt it"),
+    }
+}
+
+/// Interrupts a CPU that takes no interrupts, as the last resort.
+pub(super) fn send_nmi(cpu: CpuId, local: &Local) {
+    match CARRIER.get() {
+        Some(Carrier::Xen(xen)) => {
+            // The count of CPUs that stopped tells whether it came.
+            let _ = xen.send_nmi(VcpuId::new(cpu.get() as u32));
+        }
+        Some(Carrier::Apic { .. }) => send_apic(local, Ipi::Nmi),
+        None => {}
+    }
+}
+
+fn send_apic(local: &Local, ipi: Ipi) {
+    let (Some(apic), Ok(target)) = (apic(), u8::try_from(local.apic.load(Ordering::Relaxed))) else { return };
+    // SAFETY: an interrupt for which every CPU has an entry, neither INIT nor startup. If it does not go out,
+    // whoever waits for an answer says so.
+    let _ = without_interrupts(|| unsafe { apic.send(target, ipi) });
+}
+
+/// Whether CPUs that wait for others should [`nap`].
+pub(super) fn naps() -> bool {
+    matches!(CARRIER.get(), Some(Carrier::Xen(_)))
+}
+
+/// Leaves this CPU's processor to the host until somebody rings here, or for `most_ns`. Any context.
+pub(super) fn nap(most_ns: u64) {
+    let Some(Carrier::Xen(xen)) = CARRIER.get() else { return };
+    if let Some(port) = local::mine().doorbell() {
+        // A refusal is a nap that is over at once.
+        let _ = xen.poll(&[port], Some(now_ns() + most_ns));
+    }
+    if !x86_64::instructions::interrupts::are_enabled() {
+        // A ring that is not answered yet has ended the nap, and would end the next one.
+        xen.yield_now();
+    }
+}
+
+/// Reads messages and acts on them. In the interrupt, with interrupts off.
+pub(crate) fn doorbell() {
+    let (cpu, local) = (gs::cpu(), local::mine());
+    local.doorbell_count.fetch_add(1, Ordering::Relaxed);
+    let messages = local.messages.take();
+    if messages.has(Message::Stop) {
+        super::stop::stop_here(cpu);
+    }
+    // Not only if there is a message: one may have been answered while its doorbell was on the way.
+    SHOOTDOWN.serve(cpu, &Translations);
+    if messages.has(Message::Call) {
+        local.calls.serve();
+    }
+    if messages.has(Message::Call) || messages.has(Message::Flush) {
+        super::wait::wake_nappers(cpu);
+    }
+    if messages.has(Message::Kick)
+        && let Some(kicked) = KICKED.get()
+    {
+        kicked();
+    }
+}
+
+fn apic_doorbell() {
+    // First, so that a ring from now on is a new interrupt.
+    if let Some(apic) = apic() {
+        apic.end_of_interrupt();
+    }
+    doorbell();
+}
+
+fn apic_timer() {
+    if let Some(apic) = apic() {
+        apic.end_of_interrupt();
+    }
+    timer();
+}
+
+/// The timer has fired. In the interrupt, with interrupts off. One that comes early is set again.
+pub(crate) fn timer() {
+    let local = local::mine();
+    let deadline_ns = local.deadline_ns.load(Ordering::Relaxed);
+    let now_ns = now_ns();
+    if deadline_ns == u64::MAX || (now_ns < deadline_ns && set_timer(Some(deadline_ns))) {
+        return;
+    }
+    local.deadline_ns.store(u64::MAX, Ordering::Relaxed);
+    local.timer_last_ns.store(now_ns, Ordering::Relaxed);
+    local.timer_count.fetch_add(1, Ordering::Release);
+    if let Some(expired) = EXPIRED.get() {
+        expired();
+    }
+}
+
+/// Has the timer of this CPU fire at `deadline_ns`, or soon after if that is past, or stops it. Replaces what was
+/// set before. Answers whether an interrupt will come; interrupts are off.
+pub(super) fn arm(deadline_ns: Option<u64>) -> bool {
+    let local = local::mine();
+    local.deadline_ns.store(deadline_ns.unwrap_or(u64::MAX), Ordering::Relaxed);
+    let armed = set_timer(deadline_ns);
+    if !armed {
+        local.deadline_ns.store(u64::MAX, Ordering::Relaxed);
+    }
+    armed
+}
+
+/// Sets the timer itself. Without a deadline the answer is true.
+fn set_timer(deadline_ns: Option<u64>) -> bool {
+    match CARRIER.get() {
+        Some(Carrier::Xen(xen)) => {
+            let vcpu = VcpuId::new(gs::cpu().get() as u32);
+            match deadline_ns {
+                Some(deadline_ns) => xen.set_timer(vcpu, deadline_ns) == Ok(Armed::Pending),
+                // It may not have been set, and a timer that fires without a deadline is ignored.
+                None => {
+                    let _ = xen.stop_timer(vcpu);
+                    true
+                }
+            }
+        }
+        Some(Carrier::Apic { apic, rate }) => {
+            let ticks = deadline_ns.map_or(0, |deadline_ns| {
+                let left_ns = u128::from(deadline_ns.saturating_sub(now_ns()));
+                // A count that is too large is cut: the timer comes early then and is set again.
+                let ticks = (left_ns * u128::from(*rate)).div_ceil(1_000_000).max(1);
+                u32::try_from(ticks).unwrap_or(u32::MAX)
+            });
+            apic.set_timer(ticks);
+            true
+        }
+        None => deadline_ns.is_none(),
+    }
+}
