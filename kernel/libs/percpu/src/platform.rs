@@ -17,7 +17,7 @@ use core::marker::PhantomData;
 pub const MAX_CPUS: usize = 32;
 /// The most CPUs that this build knows: few, because the model checker visits each.
 #[cfg(loom)]
-pub const MAX_CPUS: usize = 2;
+pub const MAX_CPUS: usize = 3;
 
 /// A CPU, by number from 0.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
