@@ -77,6 +77,28 @@ pub struct OnCpu {
     not_send: core::marker::PhantomData<*mut ()>,
 }
 
+impl OnCpu {
+    /// Moves this thread to another CPU, as a scheduler would: the old one goes offline.
+    ///
+    /// # Panics
+    ///
+    /// In a read section, or if the CPU is taken or does not exist.
+    pub fn move_to(&mut self, cpu: CpuId) {
+        assert!(self.host.may_block(), "a thread is not moved in a read section");
+        let host = self.host;
+        self.leave();
+        host.take(cpu);
+        self.cpu = cpu;
+    }
+
+    fn leave(&self) {
+        // SAFETY: the thread is this CPU, in no section (checked by the callers), and stops being it.
+        unsafe { self.host.rcu().idle_enter(self.cpu) };
+        CURRENT.set(None);
+        self.host.taken[self.cpu.get()].store(false, Ordering::Release);
+    }
+}
+
 impl Machine {
     /// A machine with `cpus` CPUs, all offline, lazy as [`Laziness::DEFAULT`].
     ///
@@ -174,6 +196,11 @@ impl Host {
     ///
     /// If the thread is a CPU already, or the CPU is taken or does not exist.
     pub fn enter(self, cpu: CpuId) -> OnCpu {
+        self.take(cpu);
+        OnCpu { host: self, cpu, not_send: core::marker::PhantomData }
+    }
+
+    fn take(self, cpu: CpuId) {
         assert!(CURRENT.get().is_none(), "the thread is a CPU already");
         assert!(cpu.get() < self.areas.len(), "the machine has no {cpu}");
         assert!(!self.taken[cpu.get()].swap(true, Ordering::Acquire), "{cpu} is taken");
@@ -181,7 +208,6 @@ impl Host {
         CURRENT.set(Some(Current { machine, cpu, pins: 0, irqs_off: 0, handlers: 0, idle: false }));
         // SAFETY: this thread has just become that CPU.
         unsafe { self.rcu().idle_exit(cpu) };
-        OnCpu { host: self, cpu, not_send: core::marker::PhantomData }
     }
 
     /// Runs `handler` as an interrupt handler of this CPU.
@@ -290,10 +316,7 @@ impl Drop for OnCpu {
             assert!(thread::panicking(), "a thread leaves its CPU in a read section");
             return;
         }
-        // SAFETY: the thread is this CPU, in no section, and stops being it.
-        unsafe { self.host.rcu().idle_enter(self.cpu) };
-        CURRENT.set(None);
-        self.host.taken[self.cpu.get()].store(false, Ordering::Release);
+        self.leave();
     }
 }
 
@@ -324,6 +347,14 @@ unsafe impl Cpus for Host {
 
     unsafe fn irq_restore(self, state: usize) {
         self.change(|current| current.irqs_off = state);
+    }
+
+    fn relax(self, rounds: u32) {
+        // There may be more CPUs than real ones.
+        if rounds.is_multiple_of(64) {
+            thread::yield_now();
+        }
+        core::hint::spin_loop();
     }
 
     fn may_block(self) -> bool {

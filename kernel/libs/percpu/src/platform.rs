@@ -96,6 +96,14 @@ pub unsafe trait Cpus: Copy + Send + Sync + 'static {
     /// `state` is from the matching [`irq_save`](Self::irq_save) of this CPU, innermost first.
     unsafe fn irq_restore(self, state: usize);
 
+    /// Relaxes a CPU that spins, with interrupts off, for the `rounds`-th time in a row. A guest may tell its
+    /// hypervisor after many rounds that it waits: the holder's virtual CPU may not be running.
+    #[inline]
+    fn relax(self, rounds: u32) {
+        let _ = rounds;
+        core::hint::spin_loop();
+    }
+
     /// Whether the running code may block: it is a thread, with preemption and interrupts on.
     fn may_block(self) -> bool;
 }

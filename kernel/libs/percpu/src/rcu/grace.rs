@@ -230,8 +230,10 @@ impl<P: Platform> Rcu<P> {
         if self.check_may_block("Rcu::advance").is_err() {
             return result;
         }
-        self.quiesce();
         self.request(self.wanted_by_lazy(), false);
+        // After the begin of a grace period: this may be all that it waits for.
+        self.quiesce();
+        self.poll();
         for cpu in CpuId::first(self.platform.cpu_count()) {
             result.callbacks += self.run_due(cpu);
         }

@@ -1,8 +1,10 @@
 //! References as values that put themselves back.
 #![expect(unsafe_code, reason = "references that travel without a guard")]
 
-use super::{Events, Kind, PercpuRef};
+use super::block::BlockPtr;
+use super::{Events, Kind, MAX_REFERENCES, PercpuRef};
 use crate::platform::Platform;
+use crate::report::Report;
 use core::fmt;
 use core::mem::forget;
 
@@ -110,6 +112,44 @@ impl<P: Platform, E: Events, K: Kind> fmt::Debug for Refs<'_, P, E, K> {
 
 /// References without guards.
 impl<P: Platform, E: Events, K: Kind> PercpuRef<P, E, K> {
+    /// Gives `n` references back.
+    #[inline]
+    fn put(&self, n: u64) {
+        // SAFETY: borrowed for the whole call.
+        unsafe { Self::put_at(self, n) };
+    }
+
+    /// Gives `n` references back to the count at `this`, which the put may bring to its end.
+    ///
+    /// # Safety
+    ///
+    /// `this` is valid until the references are given back.
+    #[inline]
+    unsafe fn put_at(this: *const Self, n: u64) {
+        // SAFETY: valid: nothing has been given back. Only the word is borrowed.
+        let word = unsafe { &(*this).word };
+        // SAFETY: as above; copied.
+        let platform = unsafe { (*this).platform };
+        let fast = if n == 1 {
+            platform.local_dec(word)
+        } else {
+            n <= MAX_REFERENCES && platform.local_add(word, n.wrapping_neg())
+        };
+        if !fast {
+            // SAFETY: as above; copied, so that nothing of the count is touched from here on.
+            let block = unsafe { (*this).block };
+            Self::put_slow(platform, block, n);
+        }
+    }
+
+    #[cold]
+    fn put_slow(platform: P, block: Option<BlockPtr<P, E>>, n: u64) {
+        match block {
+            Some(block) => block.give_back(n),
+            None => platform.report(Report::UseAfterExit),
+        }
+    }
+
     /// Takes `n` references. Never fails, never checks (but an atomic count notices if it was zero, and reports).
     ///
     /// # Safety
@@ -121,14 +161,16 @@ impl<P: Platform, E: Events, K: Kind> PercpuRef<P, E, K> {
         self.get(n);
     }
 
-    /// Gives `n` references back. May release the object, and with it this count.
+    /// Gives `n` references back to the count at `this`. May release the object, and with it this count: hence the
+    /// pointer, which is not used after that.
     ///
     /// # Safety
     ///
-    /// The caller has `n` references from [`get_raw`](Self::get_raw), [`Ref::into_raw`] or the like, and does not
-    /// use the count afterwards unless it knows of another reference.
+    /// `this` is valid, and the caller has `n` references from [`get_raw`](Self::get_raw), [`Ref::into_raw`] or the
+    /// like. Afterwards it does not use the count unless it knows of another reference.
     #[inline]
-    pub unsafe fn put_raw(&self, n: u64) {
-        self.put(n);
+    pub unsafe fn put_raw(this: *const Self, n: u64) {
+        // SAFETY: the caller's references keep the count until they are given back.
+        unsafe { Self::put_at(this, n) };
     }
 }

@@ -282,29 +282,8 @@ impl<P: Platform, E: Events, K: Kind> PercpuRef<P, E, K> {
 
     #[cold]
     fn get_slow(&self, n: u64) {
-        match &self.block {
+        match self.block {
             Some(block) => block.take(n),
-            None => self.platform.report(Report::UseAfterExit),
-        }
-    }
-
-    /// Gives `n` references back.
-    #[inline]
-    fn put(&self, n: u64) {
-        let fast = if n == 1 {
-            self.platform.local_dec(&self.word)
-        } else {
-            n <= MAX_REFERENCES && self.platform.local_add(&self.word, n.wrapping_neg())
-        };
-        if !fast {
-            self.put_slow(n);
-        }
-    }
-
-    #[cold]
-    fn put_slow(&self, n: u64) {
-        match &self.block {
-            Some(block) => block.give_back(n),
             None => self.platform.report(Report::UseAfterExit),
         }
     }
@@ -317,7 +296,7 @@ impl<P: Platform, E: Events, K: Kind> PercpuRef<P, E, K> {
 
     #[cold]
     fn try_get_slow(&self, n: u64) -> bool {
-        self.block.as_ref().is_some_and(|block| block.try_take(n))
+        self.block.is_some_and(|block| block.try_take(n))
     }
 
     /// A reference, unless the count has reached zero. Also of a dying object. Any context.

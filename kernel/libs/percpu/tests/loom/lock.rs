@@ -30,15 +30,15 @@ fn increments(other: fn(&Counter) -> u32) {
         let counter = Arc::clone(&counter);
         thread::spawn(move || other(&counter) + other(&counter))
     };
-    let mine = increment(&counter, Some(counter.lock.lock(|_| {})));
-    let mine = mine + increment(&counter, Some(counter.lock.lock(|_| {})));
+    let mine = increment(&counter, Some(counter.lock.lock(|_| thread::yield_now())));
+    let mine = mine + increment(&counter, Some(counter.lock.lock(|_| thread::yield_now())));
     let theirs = thread.join().unwrap();
     // SAFETY: all threads are joined.
     assert_eq!(counter.value.with(|value| unsafe { *value }), mine + theirs);
 }
 
 fn lock_and_lock(_: Host) {
-    increments(|counter| increment(counter, Some(counter.lock.lock(|_| {}))));
+    increments(|counter| increment(counter, Some(counter.lock.lock(|_| thread::yield_now()))));
 }
 
 fn lock_and_try(_: Host) {

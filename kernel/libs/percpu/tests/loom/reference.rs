@@ -204,7 +204,7 @@ fn switch_back(host: Host) {
     host.rcu().barrier().unwrap();
     assert_eq!(count.get().inspect().unwrap().references, 2, "a count was lost");
     // SAFETY: the other thread left one.
-    unsafe { count.get().put_raw(1) };
+    unsafe { PercpuRef::put_raw(count.get(), 1) };
     drop(owner);
     assert_eq!(object.released(), 1);
     count.free();
