@@ -52,3 +52,8 @@ pub use reference::{
 };
 pub use report::Report;
 pub use words::WordPool;
+
+/// The examples of the README, as tests.
+#[cfg(all(doctest, not(loom)))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -63,7 +63,7 @@ impl<P: Platform, E: Events, K: Kind> PercpuRef<P, E, K> {
             }
             drop(state);
             block.get().rcu.check_may_block(what)?;
-            self.platform.wait_until(block.get().key(), &|| !block.get().lock().switching);
+            block.get().rcu.drive_until(block.get().key(), &|| !block.get().lock().switching);
         }
     }
 
@@ -149,7 +149,7 @@ impl<P: Platform, E: Events, K: Kind> PercpuRef<P, E, K> {
     /// Blocks until the release of this life has returned.
     pub(super) fn wait_released(&self) {
         if let Some(block) = self.block() {
-            self.platform.wait_until(block.key(), &|| block.lock().released);
+            block.rcu.drive_until(block.key(), &|| block.lock().released);
         }
     }
 

@@ -340,7 +340,7 @@ const CONFIRM: Model =
 const BACK: Model =
     Model { name: "reference: back to per-CPU mode", cpus: 2, preemptions: None, run: switch_back };
 const FREE: Model =
-    Model { name: "reference: free after a switch", cpus: 2, preemptions: None, run: free_after_switch };
+    Model { name: "reference: free after a switch", cpus: 2, preemptions: Some(3), run: free_after_switch };
 const ORPHAN: Model =
     Model { name: "reference: drop while pending", cpus: 2, preemptions: None, run: drop_while_pending };
 const REINIT: Model = Model { name: "reference: reinit", cpus: 2, preemptions: None, run: reinit };
