@@ -5,7 +5,7 @@
 //! interrupts are function calls ([`Host::interrupt`]).
 #![expect(unsafe_code, reason = "an implementation of the platform traits")]
 
-use crate::platform::{CpuId, CpuPin, Cpus, Pinned, Platform, WordIndex, Words};
+use crate::platform::{CpuId, Cpus, Platform, WordIndex, Words};
 use crate::primitive::{AtomicBool, AtomicU64, Ordering};
 use crate::rcu::{Laziness, Rcu};
 use crate::report::Report;
@@ -416,15 +416,5 @@ impl Platform for Host {
 
     fn report(self, report: Report) {
         lock(&self.reports).push(report);
-    }
-}
-
-/// A pin, for callers that have only the machine.
-impl Host {
-    /// Pins this thread to its CPU, and answers which it is.
-    pub fn pin(self) -> (CpuPin<Self>, CpuId) {
-        let pin = CpuPin::new(self);
-        let cpu = pin.cpu();
-        (pin, cpu)
     }
 }

@@ -169,8 +169,12 @@ pub unsafe trait Words: Cpus {
     /// The default pins, tests, loads, adds and stores; no read-modify-write instruction, so that the model checker
     /// sees a lost update if two CPUs ever share a word. It is enough where interrupts do not exist.
     /// [`crate::gs`] does it in four instructions.
+    ///
+    /// # Safety
+    ///
+    /// `tagged` holds a tag or the [offset](WordIndex::offset) of a word of this platform that the caller owns.
     #[inline]
-    fn local_add(self, tagged: &AtomicUsize, delta: u64) -> bool {
+    unsafe fn local_add(self, tagged: &AtomicUsize, delta: u64) -> bool {
         let pin = CpuPin::new(self);
         let word = tagged.load(mutation::ordering(Ordering::Acquire, Mutation::RelaxedModeLoad));
         let tags = if mutation::made(Mutation::TestAtomicOnly) { 0b01 } else { TAGS };
@@ -184,15 +188,25 @@ pub unsafe trait Words: Cpus {
     }
 
     /// [`local_add`](Self::local_add) of 1.
+    ///
+    /// # Safety
+    ///
+    /// As for `local_add`.
     #[inline]
-    fn local_inc(self, tagged: &AtomicUsize) -> bool {
-        self.local_add(tagged, 1)
+    unsafe fn local_inc(self, tagged: &AtomicUsize) -> bool {
+        // SAFETY: the contracts are the same.
+        unsafe { self.local_add(tagged, 1) }
     }
 
     /// [`local_add`](Self::local_add) of -1.
+    ///
+    /// # Safety
+    ///
+    /// As for `local_add`.
     #[inline]
-    fn local_dec(self, tagged: &AtomicUsize) -> bool {
-        self.local_add(tagged, u64::MAX)
+    unsafe fn local_dec(self, tagged: &AtomicUsize) -> bool {
+        // SAFETY: the contracts are the same.
+        unsafe { self.local_add(tagged, u64::MAX) }
     }
 
     /// Adds `amount` to this CPU's word, taken as signed, if the result stays strictly between `-bound` and

@@ -98,7 +98,6 @@ impl<T> CellPointer<T> {
     /// # Safety
     ///
     /// Nobody else may reach the content while the borrow lives.
-    #[expect(clippy::mut_from_ref, reason = "loom's signature; the receiver is exclusive here")]
     pub(crate) unsafe fn get_mut(&mut self) -> &mut T {
         // SAFETY: the caller excludes everybody else.
         unsafe { self.0.deref() }

@@ -118,17 +118,17 @@ unsafe impl Words for Gs {
         self.0.word(cpu, number)
     }
     #[inline(always)]
-    fn local_inc(self, tagged: &AtomicUsize) -> bool {
-        // SAFETY: GS points at the words (`enter`), and the tagged word is a count's.
+    unsafe fn local_inc(self, tagged: &AtomicUsize) -> bool {
+        // SAFETY: GS points at the words (`enter`); our caller vouches for the tagged word.
         unsafe { gs::inc::<0>(tagged) }
     }
     #[inline(always)]
-    fn local_dec(self, tagged: &AtomicUsize) -> bool {
+    unsafe fn local_dec(self, tagged: &AtomicUsize) -> bool {
         // SAFETY: as above.
         unsafe { gs::dec::<0>(tagged) }
     }
     #[inline(always)]
-    fn local_add(self, tagged: &AtomicUsize, delta: u64) -> bool {
+    unsafe fn local_add(self, tagged: &AtomicUsize, delta: u64) -> bool {
         // SAFETY: as above.
         unsafe { gs::add::<0>(tagged, delta) }
     }

@@ -1,10 +1,8 @@
 //! References as values that put themselves back.
 #![expect(unsafe_code, reason = "references that travel without a guard")]
 
-use super::block::BlockPtr;
-use super::{Events, Kind, MAX_REFERENCES, PercpuRef};
+use super::{Events, Kind, PercpuRef};
 use crate::platform::Platform;
-use crate::report::Report;
 use core::fmt;
 use core::mem::forget;
 
@@ -112,44 +110,6 @@ impl<P: Platform, E: Events, K: Kind> fmt::Debug for Refs<'_, P, E, K> {
 
 /// References without guards.
 impl<P: Platform, E: Events, K: Kind> PercpuRef<P, E, K> {
-    /// Gives `n` references back.
-    #[inline]
-    fn put(&self, n: u64) {
-        // SAFETY: borrowed for the whole call.
-        unsafe { Self::put_at(self, n) };
-    }
-
-    /// Gives `n` references back to the count at `this`, which the put may bring to its end.
-    ///
-    /// # Safety
-    ///
-    /// `this` is valid until the references are given back.
-    #[inline]
-    unsafe fn put_at(this: *const Self, n: u64) {
-        // SAFETY: valid: nothing has been given back. Only the word is borrowed.
-        let word = unsafe { &(*this).word };
-        // SAFETY: as above; copied.
-        let platform = unsafe { (*this).platform };
-        let fast = if n == 1 {
-            platform.local_dec(word)
-        } else {
-            n <= MAX_REFERENCES && platform.local_add(word, n.wrapping_neg())
-        };
-        if !fast {
-            // SAFETY: as above; copied, so that nothing of the count is touched from here on.
-            let block = unsafe { (*this).block };
-            Self::put_slow(platform, block, n);
-        }
-    }
-
-    #[cold]
-    fn put_slow(platform: P, block: Option<BlockPtr<P, E>>, n: u64) {
-        match block {
-            Some(block) => block.give_back(n),
-            None => platform.report(Report::UseAfterExit),
-        }
-    }
-
     /// Takes `n` references. Never fails, never checks (but an atomic count notices if it was zero, and reports).
     ///
     /// # Safety

@@ -31,6 +31,7 @@
 //! by [`Rcu::call`](crate::rcu::Rcu::call) in `release`.
 
 mod block;
+mod fast;
 mod guard;
 mod owner;
 mod switch;
@@ -269,15 +270,9 @@ impl<P: Platform, E: Events, K: Kind> PercpuRef<P, E, K> {
     /// Takes `n` references that the caller knows to be allowed.
     #[inline]
     fn get(&self, n: u64) {
-        let fast = if n == 1 { self.platform.local_inc(&self.word) } else { self.get_many_fast(n) };
-        if !fast {
+        if !self.get_fast(n) {
             self.get_slow(n);
         }
-    }
-
-    #[inline]
-    fn get_many_fast(&self, n: u64) -> bool {
-        n <= MAX_REFERENCES && self.platform.local_add(&self.word, n)
     }
 
     #[cold]
@@ -290,8 +285,7 @@ impl<P: Platform, E: Events, K: Kind> PercpuRef<P, E, K> {
 
     #[inline]
     fn try_get(&self, n: u64) -> bool {
-        let fast = if n == 1 { self.platform.local_inc(&self.word) } else { self.get_many_fast(n) };
-        fast || self.try_get_slow(n)
+        self.get_fast(n) || self.try_get_slow(n)
     }
 
     #[cold]
@@ -323,7 +317,7 @@ impl<P: Platform, E: Events, K: Kind> PercpuRef<P, E, K> {
     #[inline]
     #[must_use]
     pub fn tryget_live(&self) -> Option<Ref<'_, P, E, K>> {
-        let got = self.platform.local_inc(&self.word) || self.try_get_live_slow();
+        let got = self.get_fast(1) || self.try_get_live_slow();
         got.then(|| Ref::new(self))
     }
 
