@@ -22,5 +22,6 @@ pub mod arch;
 pub mod cmdline;
 pub mod port;
 pub mod report;
+pub mod task;
 pub mod units;
 pub mod xen;

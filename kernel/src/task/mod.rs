@@ -1,0 +1,3 @@
+//! Threads: placeholder
+mod list;
+mod timer;
