@@ -65,7 +65,10 @@ impl Stack {
     #[must_use]
     pub unsafe fn new(bottom: NonNull<u8>, size: usize) -> Self {
         assert!(size >= Self::MIN_SIZE, "a stack of {size} bytes");
-        assert!(bottom.addr().get().is_multiple_of(16) && size.is_multiple_of(16), "a stack is aligned to 16 bytes");
+        assert!(
+            bottom.addr().get().is_multiple_of(16) && size.is_multiple_of(16),
+            "a stack is aligned to 16 bytes"
+        );
         Self { bottom, size }
     }
 
@@ -164,7 +167,8 @@ impl Context {
     pub fn take_stack(&self) -> Stack {
         let was = self.word.compare_exchange(FINISHED, PREPARING, Ordering::Acquire, Ordering::Relaxed);
         assert!(was.is_ok(), "taking the stack of a context that is not through: {self:?}");
-        let bottom = NonNull::new(core::ptr::with_exposed_provenance_mut(self.bottom.swap(0, Ordering::Relaxed)));
+        let bottom =
+            NonNull::new(core::ptr::with_exposed_provenance_mut(self.bottom.swap(0, Ordering::Relaxed)));
         let size = self.size.swap(0, Ordering::Relaxed);
         let Some(bottom) = bottom else { unreachable!("only a prepared context can be finished") };
         // Release: whoever prepares it anew finds both words cleared.
@@ -189,7 +193,10 @@ impl Context {
     ///
     /// If this context is not a running one, or `to` not a suspended one.
     pub fn switch(&self, to: &Self) {
-        assert!(self.word.load(Ordering::Relaxed) == RUNNING, "leaving a context that does not run: {self:?}");
+        assert!(
+            self.word.load(Ordering::Relaxed) == RUNNING,
+            "leaving a context that does not run: {self:?}"
+        );
         let pointer = to.take();
         // SAFETY: `pointer` was taken out of a suspended context, so nobody else will resume it, and it names a
         // frame made by `prepare` or by `swap`. The word of `self` is RUNNING: no pointer is lost, and nobody but
@@ -274,7 +281,10 @@ extern "C" fn trampoline() {
 }
 
 /// The lowest frame of a context: runs its code, then goes to the context that the code names.
-#[expect(improper_ctypes_definitions, reason = "the function pointer comes from this compiler, through a register")]
+#[expect(
+    improper_ctypes_definitions,
+    reason = "the function pointer comes from this compiler, through a register"
+)]
 extern "C" fn first(own: &'static Context, entry: Entry, argument: usize) -> ! {
     let next = entry(argument);
     assert!(own.word.load(Ordering::Relaxed) == RUNNING, "the end of a context that does not run: {own:?}");

@@ -91,7 +91,12 @@ impl List {
     }
 
     /// Takes the first that `suits`, looking at no more than `limit`.
-    pub(crate) fn pop_if(&mut self, links: &impl Links, limit: u32, suits: impl Fn(u32) -> bool) -> Option<u32> {
+    pub(crate) fn pop_if(
+        &mut self,
+        links: &impl Links,
+        limit: u32,
+        suits: impl Fn(u32) -> bool,
+    ) -> Option<u32> {
         let found = self.iter(links).take(limit as usize).find(|index| suits(*index))?;
         self.unlink(links, found);
         Some(found)
