@@ -13,7 +13,7 @@
 //! | `platform` | what the scheduler needs from the machine |
 //! | `list`, `timer` | queues of threads, and their deadlines, without memory of their own |
 //! | `cpu`, `balance` | the decisions: who runs, who waits, who moves |
-//! | `scheduler` | locks, interrupts and switches around the decisions |
+//! | `scheduler`, `placement`, `inspect` | locks, interrupts and switches around the decisions |
 //! | `table`, `spawn` | control blocks, and how threads begin and end |
 //! | `wait` | wait queues and sleep |
 //! | `mutex`, `condvar`, `semaphore`, `worker` | what threads share |
@@ -24,9 +24,11 @@ mod condvar;
 mod cpu;
 mod deadlock;
 mod id;
+mod inspect;
 mod list;
 mod lock;
 mod mutex;
+mod placement;
 mod platform;
 mod scheduler;
 mod semaphore;
@@ -40,9 +42,10 @@ mod worker;
 
 pub use condvar::Condvar;
 pub use id::{Name, ThreadId};
+pub use inspect::{Census, CpuStats};
 pub use mutex::{Mutex, MutexGuard};
 pub use platform::{CpuId, Cpus, IrqOff, MAX_CPUS, Pin, Platform, StackSource};
-pub use scheduler::{Census, CpuStats, NoMemory, Scheduler};
+pub use scheduler::{NoMemory, Scheduler};
 pub use semaphore::{Completion, Semaphore};
 pub use spawn::{JoinHandle, SpawnError};
 pub use wait::WaitQueue;

@@ -4,8 +4,8 @@
 //! that moves is in no queue while it does. No lock is held across a switch.
 
 use super::balance;
-use super::cpu::{CpuState, Finished, Need, State, Threads, Why, Woken};
-use super::id::{Name, ThreadId};
+use super::cpu::{CpuState, Finished, Why};
+use super::id::Name;
 use super::list::NONE;
 use super::lock::SpinLock;
 use super::platform::{CpuId, IrqOff, MAX_CPUS, Pin, Platform};
@@ -31,52 +31,30 @@ pub struct Scheduler<P: Platform> {
     pub(super) spare_stacks: u32,
     cpus: [Cpu<P>; MAX_CPUS],
     /// CPUs that run nothing and have not been given anything, as a mask.
-    idle: AtomicU32,
+    pub(super) idle: AtomicU32,
     online: AtomicU32,
     pub(super) keys: [WaitQueue<P>; KEY_QUEUES],
-    stuck_limit_ns: AtomicU64,
+    pub(super) stuck_limit_ns: AtomicU64,
 }
 
 /// One CPU.
 #[repr(align(128))]
-struct Cpu<P> {
-    state: SpinLock<CpuState, P>,
+pub(super) struct Cpu<P> {
+    pub(super) state: SpinLock<CpuState, P>,
     /// [`CpuState::load`], to be read without the lock.
-    load: AtomicU32,
+    pub(super) load: AtomicU32,
     /// [`CpuState::current`], to be read on this CPU.
-    current: AtomicU32,
+    pub(super) current: AtomicU32,
     /// [`CpuState::is_busy`], to be read on this CPU.
-    busy: AtomicBool,
+    pub(super) busy: AtomicBool,
     /// It must decide anew.
-    need: AtomicBool,
+    pub(super) need: AtomicBool,
     /// It has announced that it halts ([`Platform::idle_enter`]).
-    extended: AtomicBool,
-    switches: AtomicU64,
-    steals: AtomicU64,
-    gifts: AtomicU64,
-    kicks: AtomicU64,
-}
-
-/// What a CPU has done, for people.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct CpuStats {
-    /// Switches from one thread to another.
-    pub switches: u64,
-    /// Threads taken from other CPUs' queues.
-    pub steals: u64,
-    /// Threads given to other CPUs.
-    pub gifts: u64,
-    /// Interrupts sent to other CPUs.
-    pub kicks: u64,
-}
-
-/// Threads by what they are doing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Census {
-    /// Control blocks of threads that run, wait, or have ended and not been joined; idle threads included.
-    pub threads: u32,
-    /// Stacks kept for threads to come.
-    pub spare_stacks: u32,
+    pub(super) extended: AtomicBool,
+    pub(super) switches: AtomicU64,
+    pub(super) steals: AtomicU64,
+    pub(super) gifts: AtomicU64,
+    pub(super) kicks: AtomicU64,
 }
 
 /// Why a CPU was not brought online.
@@ -90,12 +68,6 @@ impl fmt::Display for NoMemory {
 }
 
 impl core::error::Error for NoMemory {}
-
-impl<P: Platform> fmt::Debug for Scheduler<P> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scheduler").field("census", &self.census()).finish_non_exhaustive()
-    }
-}
 
 impl<P: Platform> Scheduler<P> {
     /// A scheduler without CPUs or threads. `spare_stacks` is how many stacks ended threads may leave behind.
@@ -113,7 +85,7 @@ impl<P: Platform> Scheduler<P> {
         }
     }
 
-    fn cpu(&self, cpu: CpuId) -> &Cpu<P> {
+    pub(super) fn cpu(&self, cpu: CpuId) -> &Cpu<P> {
         &self.cpus[cpu.get()]
     }
 
@@ -329,127 +301,8 @@ impl<P: Platform> Scheduler<P> {
         }
     }
 
-    /// Wakes a thread if it is blocked; else it will not block the next time it would. Any context.
-    pub(super) fn wake(&self, index: u32) {
-        let irq = IrqOff::new(self.platform);
-        let sched = self.table.sched(index);
-        loop {
-            let home = sched.home();
-            let mut state = self.cpu(home).state.lock();
-            if sched.home() != home {
-                // It moved before the lock was ours.
-                continue;
-            }
-            if state.wake(&self.table, index) == Woken::Awake {
-                return;
-            }
-            let to = sched.only().unwrap_or_else(|| self.place(home));
-            sched.set_home(to);
-            drop(state);
-            self.deliver(irq.cpu(), index, to);
-            return;
-        }
-    }
-
-    /// Takes the token of the running thread: it knows why it was woken.
-    pub(super) fn forget_wake(&self) {
-        let irq = IrqOff::new(self.platform);
-        self.cpu(irq.cpu()).state.lock().take_token(&self.table);
-    }
-
-    /// Where a thread goes that is at home at `home`. An idle CPU that is chosen is not idle any more for others.
-    fn place(&self, home: CpuId) -> CpuId {
-        loop {
-            let to = balance::place(home, self.idle.load(Ordering::SeqCst));
-            let idle = self.idle.fetch_and(!to.mask(), Ordering::SeqCst);
-            if idle == 0 || idle & to.mask() != 0 {
-                return to;
-            }
-        }
-    }
-
-    /// Where a new thread goes: to an idle CPU, or else to the one with the least to do.
-    pub(super) fn place_new(&self) -> CpuId {
-        let pin = Pin::new(self.platform);
-        if self.idle.load(Ordering::SeqCst) != 0 {
-            return self.place(pin.cpu());
-        }
-        self.loads().min_by_key(|(cpu, load)| (*load, *cpu != pin.cpu())).map_or(CpuId::BOOT, |(cpu, _)| cpu)
-    }
-
-    /// Puts a thread, whose home `to` is, into the queue there, and tells that CPU. `me` is this CPU; interrupts
-    /// are off.
-    fn deliver(&self, me: CpuId, index: u32, to: CpuId) {
-        let there = self.cpu(to);
-        let mut state = there.state.lock();
-        let need = state.queue(&self.table, index);
-        there.publish(&state);
-        drop(state);
-        match need {
-            Need::Nothing => {}
-            Need::Reschedule => self.nudge(me, to),
-            Need::Rearm if to == me => self.rearm(me),
-            Need::Rearm => self.send_kick(me, to),
-        }
-        if need != Need::Reschedule {
-            // Somebody may have run out of work since the place was chosen.
-            self.nudge_idle(me);
-        }
-    }
-
-    /// Queues a new thread.
-    pub(super) fn launch(&self, index: u32) {
-        let irq = IrqOff::new(self.platform);
-        let to = self.table.sched(index).home();
-        self.deliver(irq.cpu(), index, to);
-    }
-
-    /// Makes `cpu` decide anew.
-    fn nudge(&self, me: CpuId, cpu: CpuId) {
-        self.cpu(cpu).need.store(true, Ordering::SeqCst);
-        if cpu != me {
-            self.send_kick(me, cpu);
-        }
-    }
-
-    /// Makes one idle CPU look for work, and answers whether there was one.
-    fn nudge_idle(&self, me: CpuId) -> bool {
-        if self.idle.load(Ordering::SeqCst) & !me.mask() == 0 {
-            return false;
-        }
-        let chosen = self.place(me);
-        self.nudge(me, chosen);
-        chosen != me
-    }
-
-    fn send_kick(&self, me: CpuId, to: CpuId) {
-        self.cpu(me).kicks.fetch_add(1, Ordering::Relaxed);
-        self.platform.kick(to);
-    }
-
-    /// Takes a thread from the busiest queue into that of `me`, which has nothing to do. Interrupts are off.
-    fn steal(&self, me: CpuId) -> bool {
-        let Some(victim) = balance::victim(me, self.loads()) else { return false };
-        let from = self.cpu(victim);
-        let mut state = from.state.lock();
-        let taken = state.release(&self.table, me);
-        from.publish(&state);
-        drop(state);
-        let Some(index) = taken else { return false };
-        let local = self.cpu(me);
-        local.steals.fetch_add(1, Ordering::Relaxed);
-        let mut state = local.state.lock();
-        state.queue(&self.table, index);
-        local.publish(&state);
-        true
-    }
-
-    fn loads(&self) -> impl Iterator<Item = (CpuId, u32)> {
-        self.online().map(|cpu| (cpu, self.cpu(cpu).load.load(Ordering::SeqCst)))
-    }
-
     /// Sets this CPU's timer if it is not set right. Interrupts are off.
-    fn rearm(&self, cpu: CpuId) {
+    pub(super) fn rearm(&self, cpu: CpuId) {
         let arm = self.cpu(cpu).state.lock().next_arming(&self.table);
         if let Some(deadline_ns) = arm {
             self.arm(deadline_ns);
@@ -460,111 +313,6 @@ impl<P: Platform> Scheduler<P> {
         while !self.platform.arm_timer(deadline_ns) {
             deadline_ns = Some(self.platform.now_ns().saturating_add(SOON_NS));
         }
-    }
-
-    /// The running thread.
-    ///
-    /// # Panics
-    ///
-    /// If this CPU is not online.
-    #[must_use]
-    pub fn current(&self) -> ThreadId {
-        self.table.get(self.current_index()).id()
-    }
-
-    /// Whether the running code is the idle thread of its CPU.
-    pub(super) fn is_idle_thread(&self) -> bool {
-        let pin = Pin::new(self.platform);
-        !self.cpu(pin.cpu()).busy.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn current_index(&self) -> u32 {
-        let pin = Pin::new(self.platform);
-        self.cpu(pin.cpu()).current.load(Ordering::Relaxed)
-    }
-
-    /// The name of a thread; `None` if it has ended.
-    #[must_use]
-    pub fn name(&self, id: ThreadId) -> Option<Name> {
-        let thread = self.table.get(id.index());
-        (thread.id() == id).then(|| thread.name())
-    }
-
-    /// The thread of this CPU whose stack ends above `address`, if that is in its guard page: for the handler of a
-    /// fault that must name a stack overflow. Takes no lock that could be held.
-    #[must_use]
-    pub fn overflowed(&self, address: usize) -> Option<(ThreadId, Name)> {
-        let current = self.cpu(self.platform.current_cpu()).current.load(Ordering::Relaxed);
-        let thread = (current != NONE).then(|| self.table.get(current))?;
-        self.platform.is_guard(&thread.context, address).then(|| (thread.id(), thread.name()))
-    }
-
-    /// How long a thread may wait for a mutex before that is reported as a panic, in nanoseconds. Debug builds only.
-    #[must_use]
-    pub fn stuck_limit_ns(&self) -> u64 {
-        self.stuck_limit_ns.load(Ordering::Relaxed)
-    }
-
-    /// Sets [`stuck_limit_ns`](Self::stuck_limit_ns) for waits that begin later.
-    pub fn set_stuck_limit_ns(&self, limit_ns: u64) {
-        self.stuck_limit_ns.store(limit_ns, Ordering::Relaxed);
-    }
-
-    /// The context of thread `index`: for a platform that has been told to prepare or adopt it.
-    #[must_use]
-    pub fn context(&self, index: u32) -> &P::Context {
-        &self.table.get(index).context
-    }
-
-    /// What `cpu` has done.
-    #[must_use]
-    pub fn cpu_stats(&self, cpu: CpuId) -> CpuStats {
-        let cpu = self.cpu(cpu);
-        CpuStats {
-            switches: cpu.switches.load(Ordering::Relaxed),
-            steals: cpu.steals.load(Ordering::Relaxed),
-            gifts: cpu.gifts.load(Ordering::Relaxed),
-            kicks: cpu.kicks.load(Ordering::Relaxed),
-        }
-    }
-
-    /// How many threads there are.
-    #[must_use]
-    pub fn census(&self) -> Census {
-        let counts = self.table.counts();
-        Census { threads: counts.made - counts.spare - counts.bare, spare_stacks: counts.spare }
-    }
-
-    /// Re-derives what can be re-derived. Exact only while nothing else happens.
-    ///
-    /// # Errors
-    ///
-    /// The first rule that is found broken.
-    pub fn validate(&self) -> Result<(), &'static str> {
-        self.table.validate()?;
-        let (mut running, mut queued) = (0, 0);
-        for cpu in self.online() {
-            let state = self.cpu(cpu).state.lock();
-            state.validate(&self.table)?;
-            if self.cpu(cpu).load.load(Ordering::SeqCst) != state.load() {
-                return Err("a load that is not what was published");
-            }
-            running += 1;
-            queued += state.load() - u32::from(state.is_busy());
-        }
-        let all = (0..self.table.counts().made).map(|index| self.table.sched(index).state());
-        let (is_running, is_queued) = all.fold((0, 0), |(running, queued), state| {
-            (running + u32::from(state == State::Running), queued + u32::from(state == State::Queued))
-        });
-        // Idle threads that do not run count as queued, but are in no queue.
-        let resting = self.online().filter(|cpu| self.cpu(*cpu).state.lock().is_busy()).count();
-        if is_running != running {
-            return Err("as many threads run as there are CPUs");
-        }
-        if is_queued as usize != queued as usize + resting {
-            return Err("a queued thread is in a queue");
-        }
-        Ok(())
     }
 }
 
@@ -585,7 +333,7 @@ impl<P: Platform> Cpu<P> {
     }
 
     /// Copies out what is read without the lock.
-    fn publish(&self, state: &CpuState) {
+    pub(super) fn publish(&self, state: &CpuState) {
         self.load.store(state.load(), Ordering::SeqCst);
         self.current.store(state.current(), Ordering::Relaxed);
         self.busy.store(state.is_busy(), Ordering::Relaxed);

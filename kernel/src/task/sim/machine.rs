@@ -1,7 +1,7 @@
 //! The machine: CPUs with interrupts and timers, virtual time, and who has the baton.
 
-use super::context::{Baton, Phase, SimContext, SimStack, lock};
-use crate::task::{CpuId, CpuStats, Cpus, Platform, Scheduler, StackSource};
+use super::context::{Baton, Phase, SimContext, lock};
+use crate::task::{CpuId, CpuStats, Cpus, Platform, Scheduler};
 use std::boxed::Box;
 use std::collections::VecDeque;
 use std::format;
@@ -55,7 +55,7 @@ pub struct Outcome {
 
 /// A simulated machine; the handle is what the scheduler knows as its platform. Machines are never freed.
 #[derive(Clone, Copy)]
-pub struct Sim(&'static Machine);
+pub struct Sim(pub(super) &'static Machine);
 
 impl core::fmt::Debug for Sim {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
@@ -63,44 +63,44 @@ impl core::fmt::Debug for Sim {
     }
 }
 
-struct Machine {
-    config: Config,
-    scheduler: OnceLock<Scheduler<Sim>>,
-    state: Mutex<State>,
-    outcome: Mutex<Option<Result<(), String>>>,
-    ended: Condvar,
+pub(super) struct Machine {
+    pub(super) config: Config,
+    pub(super) scheduler: OnceLock<Scheduler<Sim>>,
+    pub(super) state: Mutex<State>,
+    pub(super) outcome: Mutex<Option<Result<(), String>>>,
+    pub(super) ended: Condvar,
 }
 
-struct State {
-    random: u64,
-    now_ns: u64,
-    steps: u64,
+pub(super) struct State {
+    pub(super) random: u64,
+    pub(super) now_ns: u64,
+    pub(super) steps: u64,
     /// The CPU that has the baton.
-    active: usize,
-    cpus: Vec<Vcpu>,
-    booted: bool,
-    main_returned: bool,
+    pub(super) active: usize,
+    pub(super) cpus: Vec<Vcpu>,
+    pub(super) booted: bool,
+    pub(super) main_returned: bool,
     /// The run has ended: whoever gets the baton leaves.
-    over: bool,
-    stacks: usize,
-    stacks_made: usize,
-    quiescent: u64,
-    timers_set: u64,
+    pub(super) over: bool,
+    pub(super) stacks: usize,
+    pub(super) stacks_made: usize,
+    pub(super) quiescent: u64,
+    pub(super) timers_set: u64,
 }
 
-type Handler = Box<dyn FnOnce() + Send>;
+pub(super) type Handler = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
-struct Vcpu {
+pub(super) struct Vcpu {
     /// The context that runs on it.
-    context: Arc<Baton>,
-    irqs_on: bool,
-    preempt: u32,
-    halted: bool,
-    kicked: bool,
-    timer_ns: Option<u64>,
-    devices: VecDeque<Handler>,
-    extended: bool,
+    pub(super) context: Arc<Baton>,
+    pub(super) irqs_on: bool,
+    pub(super) preempt: u32,
+    pub(super) halted: bool,
+    pub(super) kicked: bool,
+    pub(super) timer_ns: Option<u64>,
+    pub(super) devices: VecDeque<Handler>,
+    pub(super) extended: bool,
 }
 
 impl Vcpu {
@@ -111,19 +111,19 @@ impl Vcpu {
 
 impl State {
     /// The next random number below `bound` (xorshift64*).
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.random ^= self.random >> 12;
         self.random ^= self.random << 25;
         self.random ^= self.random >> 27;
         (self.random.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % bound
     }
 
-    fn here(&mut self) -> &mut Vcpu {
+    pub(super) fn here(&mut self) -> &mut Vcpu {
         &mut self.cpus[self.active]
     }
 
     /// A CPU that can go on, at random, `except` one.
-    fn choose(&mut self, except: Option<usize>) -> Option<usize> {
+    pub(super) fn choose(&mut self, except: Option<usize>) -> Option<usize> {
         let now_ns = self.now_ns;
         let can = |(number, cpu): (usize, &Vcpu)| {
             ((!cpu.halted || cpu.has_interrupt(now_ns)) && Some(number) != except).then_some(number)
@@ -213,7 +213,7 @@ impl Sim {
         }
     }
 
-    fn end(self, how: Result<(), String>) {
+    pub(super) fn end(self, how: Result<(), String>) {
         lock(&self.0.outcome).get_or_insert(how);
         self.0.ended.notify_all();
     }
@@ -249,7 +249,7 @@ impl Sim {
         self.step_of(self.0.config.interleave);
     }
 
-    fn step_of(self, interleave: u64) {
+    pub(super) fn step_of(self, interleave: u64) {
         if std::thread::panicking() {
             return;
         }
@@ -275,7 +275,7 @@ impl Sim {
     }
 
     /// Gives the baton to CPU `to` and waits until it is back.
-    fn hand_over(self, mut state: std::sync::MutexGuard<'_, State>, to: usize) {
+    pub(super) fn hand_over(self, mut state: std::sync::MutexGuard<'_, State>, to: usize) {
         if to == state.active {
             return;
         }
@@ -364,193 +364,9 @@ impl Sim {
     }
 }
 
-impl Cpus for Sim {
-    fn cpu_count(self) -> usize {
-        self.0.config.cpus
-    }
-
-    fn current_cpu(self) -> CpuId {
-        CpuId::new(lock(&self.0.state).active).unwrap_or(CpuId::BOOT)
-    }
-
-    fn preempt_disable(self) {
-        self.step();
-        lock(&self.0.state).here().preempt += 1;
-    }
-
-    fn preempt_enable(self) {
-        let mut state = lock(&self.0.state);
-        let cpu = state.here();
-        assert!(cpu.preempt > 0, "preemption is enabled more often than disabled");
-        cpu.preempt -= 1;
-        let point = cpu.preempt == 0 && cpu.irqs_on;
-        drop(state);
-        if point && !std::thread::panicking() {
-            self.scheduler().preempt_point();
-        }
-    }
-
-    fn preempt_count(self) -> u32 {
-        lock(&self.0.state).here().preempt
-    }
-
-    fn irq_save(self) -> bool {
-        self.step();
-        core::mem::replace(&mut lock(&self.0.state).here().irqs_on, false)
-    }
-
-    fn irq_restore(self, on: bool) {
-        lock(&self.0.state).here().irqs_on = on;
-        self.step();
-    }
-
-    fn irqs_on(self) -> bool {
-        lock(&self.0.state).here().irqs_on
-    }
-
-    fn relax(self) {
-        if std::thread::panicking() {
-            // Another context holds the lock and will never run again.
-            self.end(Err("a panic, while a spin lock was held elsewhere; its message is above".to_string()));
-            loop {
-                std::thread::park();
-            }
-        }
-        self.step_of(1);
-    }
-}
-
-impl StackSource for Sim {
-    type Stack = SimStack;
-
-    fn allocate_stack(self) -> Option<SimStack> {
-        self.step();
-        let mut state = lock(&self.0.state);
-        (state.stacks < self.0.config.stacks).then(|| {
-            state.stacks += 1;
-            state.stacks_made += 1;
-            SimStack { number: state.stacks_made }
-        })
-    }
-
-    fn free_stack(self, stack: SimStack) {
-        assert!(
-            self.irqs_on() && self.preempt_count() == 0,
-            "stack {} is freed where it must not be",
-            stack.number
-        );
-        lock(&self.0.state).stacks -= 1;
-        self.step();
-    }
-}
-
-impl Platform for Sim {
-    type Context = SimContext;
-
-    fn scheduler(self) -> &'static Scheduler<Self> {
-        self.0.scheduler.get_or_init(|| unreachable!("a machine begins with a scheduler"))
-    }
-
-    fn now_ns(self) -> u64 {
-        self.step();
-        lock(&self.0.state).now_ns
-    }
-
-    fn arm_timer(self, deadline_ns: Option<u64>) -> bool {
-        assert!(!self.irqs_on(), "a timer is set with interrupts on");
-        self.step();
-        let mut state = lock(&self.0.state);
-        state.timers_set += 1;
-        let past = deadline_ns.is_some_and(|at| at <= state.now_ns);
-        // Some timers answer so, others fire at once.
-        let refused = past && state.below(2) == 0;
-        state.here().timer_ns = deadline_ns.filter(|_| !refused);
-        !refused
-    }
-
-    fn kick(self, cpu: CpuId) {
-        lock(&self.0.state).cpus[cpu.get()].kicked = true;
-        self.step();
-    }
-
-    fn halt_unless(self, ready: impl FnOnce() -> bool) {
-        assert!(!self.irqs_on(), "a halt begins with interrupts off");
-        if !ready() {
-            let mut state = lock(&self.0.state);
-            (state.here().irqs_on, state.here().halted) = (true, true);
-            let next = state.choose(None);
-            let timers = state.cpus.iter().filter_map(|cpu| cpu.timer_ns).min();
-            match (next, timers) {
-                (Some(next), _) => self.hand_over(state, next),
-                (None, Some(at)) => {
-                    state.now_ns = state.now_ns.max(at);
-                    let next = state.choose(None).unwrap_or(state.active);
-                    self.hand_over(state, next);
-                }
-                (None, None) => {
-                    drop(state);
-                    self.rest();
-                }
-            }
-            lock(&self.0.state).here().halted = false;
-        }
-        self.irq_restore(true);
-    }
-
-    fn adopt(self, context: &'static SimContext) {
-        let baton = Arc::clone(&lock(&self.0.state).here().context);
-        let mut inner = lock(&context.inner);
-        (inner.phase, inner.baton) = (Phase::Running, baton);
-    }
-
-    fn prepare(self, context: &'static SimContext, stack: SimStack, thread: u32) {
-        context.change(&[Phase::Empty], Phase::Prepared(thread));
-        lock(&context.inner).stack = Some(stack);
-    }
-
-    fn take_stack(self, context: &SimContext) -> SimStack {
-        context.change(&[Phase::Finished], Phase::Empty);
-        let stack = lock(&context.inner).stack.take();
-        stack.unwrap_or_else(|| unreachable!("a finished context has a stack"))
-    }
-
-    fn switch(self, from: &SimContext, to: &SimContext) {
-        let mut state = lock(&self.0.state);
-        let cpu = state.here();
-        assert!(!cpu.irqs_on && cpu.preempt == 0, "a switch with interrupts on, or with preemption off");
-        drop(state);
-        let mine = from.change(&[Phase::Running], Phase::Suspended);
-        self.resume(to);
-        mine.await_it();
-    }
-
-    fn is_guard(self, context: &SimContext, address: usize) -> bool {
-        lock(&context.inner).stack.as_ref().is_some_and(|stack| stack.number << 12 == address)
-    }
-
-    fn quiescent(self) {
-        let mut state = lock(&self.0.state);
-        state.quiescent += 1;
-        let cpu = state.here();
-        assert!(cpu.preempt == 0, "a quiescent state inside a read section");
-        assert!(!cpu.extended, "a quiescent state of a CPU that is announced as halted");
-    }
-
-    fn idle_enter(self) {
-        let was = core::mem::replace(&mut lock(&self.0.state).here().extended, true);
-        assert!(!was, "a CPU is announced as halted twice");
-        self.step();
-    }
-
-    fn idle_exit(self) {
-        let was = core::mem::replace(&mut lock(&self.0.state).here().extended, false);
-        assert!(was, "a CPU that was not announced as halted goes on");
-    }
-}
-
 impl Sim {
     /// Gives the CPU and the baton to a context that waits.
-    fn resume(self, to: &SimContext) {
+    pub(super) fn resume(self, to: &SimContext) {
         let phase = lock(&to.inner).phase;
         let baton = to.change(&[Phase::Suspended, Phase::Prepared(phase.thread())], Phase::Running);
         lock(&self.0.state).here().context = Arc::clone(&baton);
@@ -568,7 +384,7 @@ impl Sim {
     }
 
     /// The machine is at rest: the run ends, and with it the idle contexts.
-    fn rest(self) -> ! {
+    pub(super) fn rest(self) -> ! {
         let how = self.at_rest();
         let mut state = lock(&self.0.state);
         state.over = true;

@@ -13,6 +13,7 @@
 
 mod context;
 mod machine;
+mod platform;
 
 pub use context::{SimContext, SimStack};
 pub use machine::{Config, Outcome, Sim, run};

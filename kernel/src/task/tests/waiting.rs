@@ -13,9 +13,14 @@ fn every_item_that_is_announced_once_is_taken_once() {
             .map(|_| {
                 let items = Arc::clone(&items);
                 let take = move || {
-                    let one_less = |items: u64| items.checked_sub(1);
                     for _ in 0..8 {
-                        items.1.wait_until(|| items.0.try_update(SeqCst, SeqCst, one_less).is_ok());
+                        items.1.wait_until(|| {
+                            let one_less = |items: u64| items.checked_sub(1);
+                            let took = items.0.try_update(SeqCst, SeqCst, one_less).is_ok();
+                            // Still in the queue, with what was waited for: a wake-up now is for another.
+                            compute(sim, sim.random(20));
+                            took
+                        });
                     }
                 };
                 scheduler.spawn("taker", take).unwrap()
