@@ -357,6 +357,7 @@ impl CpuState {
     /// Wakes `index`, whose home this is. A thread that was blocked is in no queue then.
     pub(crate) fn wake(&mut self, threads: &impl Threads, index: u32) -> Woken {
         let sched = threads.sched(index);
+        debug_assert_eq!(sched.home(), self.cpu, "woken away from home");
         match sched.state() {
             State::Blocked => {
                 self.timers.remove(&Timers(threads), index);
@@ -369,11 +370,6 @@ impl CpuState {
             }
             State::Unused | State::Dead => Woken::Awake,
         }
-    }
-
-    /// Takes the token of `current`, if it has one: for a thread that found out otherwise what it was woken for.
-    pub(crate) fn take_token(&mut self, threads: &impl Threads) {
-        threads.sched(self.current).token.store(false, Relaxed);
     }
 
     /// Queues a thread whose home this is, and says what the CPU must be told.
@@ -468,3 +464,6 @@ impl CpuState {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

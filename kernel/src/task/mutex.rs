@@ -188,9 +188,6 @@ impl<P: Platform> RawMutex<P> {
             // The lock makes sure that who handed over, or is about to, is through.
             let mut waiters = self.waiters.lock();
             if !me.wait.is_in_list() {
-                drop(waiters);
-                // Handed over. The wake-up left a token unless `block` has used it.
-                scheduler.forget_wake();
                 return true;
             }
             if until_ns.is_some_and(|until| self.platform.now_ns() >= until) {

@@ -33,12 +33,6 @@ impl<P: Platform> Scheduler<P> {
         }
     }
 
-    /// Takes the token of the running thread: it knows why it was woken.
-    pub(super) fn forget_wake(&self) {
-        let irq = IrqOff::new(self.platform);
-        self.cpu(irq.cpu()).state.lock().take_token(&self.table);
-    }
-
     /// Where a thread goes that is at home at `home`. An idle CPU that is chosen is not idle any more for others.
     fn place(&self, home: CpuId) -> CpuId {
         loop {

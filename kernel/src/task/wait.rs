@@ -122,9 +122,9 @@ impl<P: Platform> Waiting<'_, P> {
         true
     }
 
-    /// Whether a wake-up has taken the thread out of the queue. The lock makes sure that the waker is through.
+    /// Whether a wake-up has taken the thread out of the queue. The waker may not be through yet; the lock in `drop`
+    /// waits for that.
     fn was_woken(&self) -> bool {
-        let _list = self.queue.list.lock();
         !self.queue.table().get(self.index).wait.is_in_list()
     }
 }
@@ -134,8 +134,7 @@ impl<P: Platform> Drop for Waiting<'_, P> {
         if self.queue.list.lock().remove(&Waits(self.queue.table()), self.index) {
             return;
         }
-        // The wake-up left a token, unless `block` has used it. The next wait must not find it.
-        self.queue.platform.scheduler().forget_wake();
+        // The wake-up may have left a token: then the next `block` returns at once, for no reason, as it may.
         if !self.heard {
             self.queue.wake_one();
         }

@@ -86,6 +86,7 @@ pub(super) struct State {
     pub(super) stacks_made: usize,
     pub(super) quiescent: u64,
     pub(super) timers_set: u64,
+    pub(super) idle_hook: Option<IdleHook>,
 }
 
 pub(super) type Handler = Box<dyn FnOnce() + Send>;
@@ -102,6 +103,9 @@ pub(super) struct Vcpu {
     pub(super) devices: VecDeque<Handler>,
     pub(super) extended: bool,
 }
+
+/// Called by a CPU that is about to halt.
+type IdleHook = Arc<dyn Fn() + Send + Sync>;
 
 impl Vcpu {
     fn has_interrupt(&self, now_ns: u64) -> bool {
@@ -159,6 +163,7 @@ pub fn run(config: Config, main: impl FnOnce(Sim) + Send + 'static) -> Outcome {
             stacks_made: 0,
             quiescent: 0,
             timers_set: 0,
+            idle_hook: None,
         }),
         outcome: Mutex::new(None),
         ended: Condvar::new(),
@@ -334,6 +339,11 @@ impl Sim {
     pub fn interrupt(self, cpu: CpuId, handler: impl FnOnce() + Send + 'static) {
         lock(&self.0.state).cpus[cpu.get()].devices.push_back(Box::new(handler));
         self.step();
+    }
+
+    /// Calls `hook` whenever a CPU announces that it halts, as those do who wait for that.
+    pub fn at_idle(self, hook: impl Fn() + Send + Sync + 'static) {
+        lock(&self.0.state).idle_hook = Some(Arc::new(hook));
     }
 
     /// A random number below `bound`, from the run's generator.

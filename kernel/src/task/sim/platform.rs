@@ -181,6 +181,10 @@ impl Platform for Sim {
     fn idle_enter(self) {
         let was = core::mem::replace(&mut lock(&self.0.state).here().extended, true);
         assert!(!was, "a CPU is announced as halted twice");
+        let hook = lock(&self.0.state).idle_hook.clone();
+        if let Some(hook) = hook {
+            hook();
+        }
         self.step();
     }
 

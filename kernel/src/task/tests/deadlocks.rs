@@ -106,6 +106,38 @@ fn joining_a_thread_that_waits_for_what_one_holds_is_reported() {
 }
 
 #[test]
+fn those_who_wait_know_the_new_holder() {
+    let text = failure(Config::new(2, 3), |sim| {
+        let scheduler = sim.scheduler();
+        let handed = Arc::new(Mutex::new(sim, "handed over", ()));
+        let other = Arc::new(Mutex::new(sim, "other", ()));
+        let go = Arc::new(Completion::new(sim));
+        let guard = handed.lock();
+        let (first, second, signal) = (Arc::clone(&handed), Arc::clone(&other), Arc::clone(&go));
+        let heir = scheduler.spawn("heir", move || {
+            let _held = first.lock();
+            signal.wait();
+            drop(second.lock());
+        });
+        scheduler.sleep_for(20_000_000);
+        let (first, second) = (Arc::clone(&handed), Arc::clone(&other));
+        let waiter = scheduler.spawn("waiter", move || {
+            let _held = second.lock();
+            drop(first.lock());
+        });
+        scheduler.sleep_for(20_000_000);
+        // The waiter waits for main now; after this, for the heir.
+        drop(guard);
+        scheduler.sleep_for(20_000_000);
+        go.complete();
+        heir.unwrap().join();
+        waiter.unwrap().join();
+    });
+    assert!(text.contains(r#""heir" waits for mutex "other", held by thread"#), "{text}");
+    assert!(text.contains(r#""waiter" waits for mutex "handed over", held by thread"#), "{text}");
+}
+
+#[test]
 fn a_very_long_wait_is_reported() {
     let text = failure(Config::new(2, 2), |sim| {
         sim.scheduler().set_stuck_limit_ns(2_000_000_000);

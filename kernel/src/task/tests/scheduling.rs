@@ -197,3 +197,20 @@ fn interrupts_wake_threads() {
         thread.join();
     });
 }
+
+#[test]
+fn a_cpu_that_wakes_a_thread_while_it_goes_idle_does_not_halt() {
+    everywhere(10, |sim| {
+        let queue = Arc::new((AtomicU64::new(0), WaitQueue::new(sim)));
+        let idles = Arc::clone(&queue);
+        sim.at_idle(move || {
+            idles.0.fetch_add(1, SeqCst);
+            idles.1.wake_one();
+        });
+        for _ in 0..20 {
+            let before = queue.0.load(SeqCst);
+            queue.1.wait_until(|| queue.0.load(SeqCst) > before);
+        }
+        sim.at_idle(|| {});
+    });
+}

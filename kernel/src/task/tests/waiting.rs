@@ -68,6 +68,38 @@ fn a_wake_up_for_one_who_gave_up_goes_to_another() {
 }
 
 #[test]
+fn a_wake_up_for_one_who_needs_it_no_more_goes_to_another() {
+    everywhere(3, |sim| {
+        let scheduler = sim.scheduler();
+        let take = |items: &AtomicU64| items.try_update(SeqCst, SeqCst, |items| items.checked_sub(1)).is_ok();
+        let items = Arc::new((AtomicU64::new(1), WaitQueue::new(sim), AtomicBool::new(false)));
+        let (first, second) = (Arc::clone(&items), Arc::clone(&items));
+        // Finds an item at once, and is slow to leave the queue.
+        let content = scheduler.spawn("content", move || {
+            first.1.wait_until(|| {
+                let took = take(&first.0);
+                while took && !first.2.load(SeqCst) {
+                    sim.step();
+                }
+                took
+            });
+        });
+        while items.0.load(SeqCst) > 0 {
+            scheduler.yield_now();
+        }
+        let other = scheduler.spawn("other", move || second.1.wait_until(|| take(&second.0)));
+        while items.1.waiters() < 2 {
+            scheduler.yield_now();
+        }
+        items.0.fetch_add(1, SeqCst);
+        assert!(items.1.wake_one(), "the first in the queue, who has got all it wants");
+        items.2.store(true, SeqCst);
+        content.unwrap().join();
+        other.unwrap().join();
+    });
+}
+
+#[test]
 fn a_wait_with_a_deadline_ends() {
     everywhere(5, |sim| {
         let queue = WaitQueue::new(sim);

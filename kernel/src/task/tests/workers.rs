@@ -124,6 +124,32 @@ fn after_cancel_nothing_runs() {
 }
 
 #[test]
+fn what_is_asked_for_during_a_run_counts_more_than_what_the_run_wants() {
+    everywhere(5, |sim| {
+        let scheduler = sim.scheduler();
+        let gates = Arc::new((Semaphore::new(sim, 0), Semaphore::new(sim, 0)));
+        let inside = Arc::clone(&gates);
+        let worker = Worker::spawn(sim, "slow", move || {
+            inside.0.release();
+            inside.1.acquire();
+            Next::After(1_000)
+        });
+        let worker = worker.unwrap();
+        worker.run_now();
+        gates.0.acquire();
+        worker.run_after(100_000_000);
+        gates.1.release();
+        scheduler.sleep_for(50_000_000);
+        assert_eq!((worker.runs(), worker.is_pending()), (1, true));
+        gates.1.release();
+        scheduler.sleep_for(100_000_000);
+        assert!(worker.runs() >= 2);
+        gates.1.release();
+        worker.stop();
+    });
+}
+
+#[test]
 fn a_flush_that_is_cancelled_says_so() {
     everywhere(25, |sim| {
         let (worker, runs) = counting(sim, Next::Idle);
