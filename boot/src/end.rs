@@ -1,8 +1,9 @@
 //! How the machine ends: with an outcome that whoever started it can read.
-#![expect(unsafe_code, reason = "the exit port and the shutdown hypercall")]
+#![expect(unsafe_code, reason = "the exit port")]
 
 use ebb::arch::cpu;
-use ebb::xen::Transport;
+use ebb::port::{SchedOps, ShutdownReason};
+use ebb::xen::Xen;
 use ebb::xen::transport::Instruction;
 use spin::once::Once;
 
@@ -13,33 +14,52 @@ pub enum Outcome {
     Success,
     /// Not: `crash` under Xen, exit status 35 of QEMU.
     Failure,
+    /// To start anew: `reboot` under Xen; QEMU, told to exit, has nothing else, so as a success.
+    Reboot,
 }
 
 /// What can end the machine.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Platform {
     /// The hypercall.
-    Xen(Instruction),
+    Xen(Xen<Instruction>),
     /// QEMU's `isa-debug-exit` at port 0xF4.
     Bare,
 }
 
 static PLATFORM: Once<Platform> = Once::new();
+static LAST: Once<fn()> = Once::new();
 
 /// Remembers how to end the machine.
 pub(crate) fn set_platform(platform: Platform) {
     PLATFORM.call_once(|| platform);
 }
 
+/// Has `last` called just before the end, to get text out. It must be bounded, and work in any context.
+pub(crate) fn set_last(last: fn()) {
+    LAST.call_once(|| last);
+}
+
 /// Ends the machine, from any context.
 ///
 /// Without a device or a hypervisor that takes notice, the processor halts.
 pub fn exit(outcome: Outcome) -> ! {
+    if let Some(last) = LAST.get() {
+        last();
+    }
     match PLATFORM.get() {
-        Some(Platform::Xen(instruction)) => shut_down(*instruction, outcome),
+        Some(Platform::Xen(xen)) => {
+            let reason = match outcome {
+                Outcome::Success => ShutdownReason::Poweroff,
+                Outcome::Failure => ShutdownReason::Crash,
+                Outcome::Reboot => ShutdownReason::Reboot,
+            };
+            // If Xen refuses there is nobody left to tell: the last processor that halts ends the domain.
+            let _refused = xen.shutdown(reason);
+        }
         Some(Platform::Bare) => {
             let code = match outcome {
-                Outcome::Success => 0x10,
+                Outcome::Success | Outcome::Reboot => 0x10,
                 Outcome::Failure => 0x11,
             };
             // SAFETY: the exit device of QEMU, which ends the machine, or nothing, listens there.
@@ -48,17 +68,4 @@ pub fn exit(outcome: Outcome) -> ! {
         None => {}
     }
     cpu::halt_forever()
-}
-
-/// SCHEDOP_shutdown (Xen: xen/include/public/sched.h): number 29, command 2, a pointer to the reason.
-fn shut_down(instruction: Instruction, outcome: Outcome) {
-    const SCHED_OP: u32 = 29;
-    const SHUTDOWN: u64 = 2;
-    let reason: u32 = match outcome {
-        Outcome::Success => 0, // poweroff
-        Outcome::Failure => 3, // crash
-    };
-    // SAFETY: the pointer is to a live `u32`, which is what the call reads.
-    let _refused =
-        unsafe { instruction.call(SCHED_OP, [SHUTDOWN, (&raw const reason).addr() as u64, 0, 0, 0]) };
 }

@@ -15,25 +15,41 @@
 //!
 //! and is linked by this package's `link.ld` (its path is the build metadata `script`).
 #![no_std]
-#![cfg(target_os = "none")]
 
+extern crate alloc;
+
+pub mod cases;
+pub mod check;
+mod clock;
+pub mod domain;
 mod end;
 mod entry;
-mod epitaph;
+pub mod epitaph;
+pub mod fault;
+pub mod heap;
+mod image;
+mod machine;
+mod memory;
+mod options;
 pub mod output;
 mod stacks;
 mod start;
 
+pub use domain::Domain;
+pub use ebb::cmdline::Opt;
 pub use end::{Outcome, exit};
+pub use machine::{Machine, OnXen};
+pub use output::report;
+pub use stacks::{NamedStack, set_other_stacks};
 
-/// What the machine turned out to be.
-#[derive(Debug)]
-pub struct Machine {}
-
-/// Names the function that runs once the machine is up: `fn(&'static Machine) -> Outcome`.
+/// Names the function that runs once the machine is up, `fn(&'static Machine) -> Outcome`, and the options that
+/// it understands on the kernel command line, a `&'static [Opt]`.
 #[macro_export]
 macro_rules! entry {
     ($main:path) => {
+        $crate::entry!($main, &[]);
+    };
+    ($main:path, $options:expr) => {
         #[expect(unsafe_code, reason = "the one symbol by which the boot crate finds the main function")]
         const _: () = {
             #[unsafe(no_mangle)]
@@ -41,17 +57,24 @@ macro_rules! entry {
                 let main: fn(&'static $crate::Machine) -> $crate::Outcome = $main;
                 main(machine)
             }
+
+            #[unsafe(no_mangle)]
+            extern "Rust" fn ebb_options() -> &'static [$crate::Opt] {
+                $options
+            }
         };
     };
 }
 
 #[expect(unsafe_code, reason = "the one symbol by which the boot crate finds the main function")]
 mod main_function {
-    use crate::{Machine, Outcome};
+    use crate::{Machine, Opt, Outcome};
 
     unsafe extern "Rust" {
-        /// Defined by [`entry!`](crate::entry), whose types make it this function.
+        /// Defined by [`entry!`](macro@crate::entry), whose types make it this function.
         pub(crate) safe fn ebb_main(machine: &'static Machine) -> Outcome;
+        /// Defined with it.
+        pub(crate) safe fn ebb_options() -> &'static [Opt];
     }
 }
-use main_function::ebb_main;
+use main_function::{ebb_main, ebb_options};

@@ -57,33 +57,83 @@ impl Serial {
     }
 }
 
+/// How often a byte is offered to a port that does not take it; at 115200 baud one takes less than 0.1 ms.
+const PATIENCE: u32 = 100_000;
+
 impl Sink for Serial {
     fn write(&self, text: &[u8]) {
-        if let Some(mut device) = Self::device() {
-            for line in text.split_inclusive(|byte| *byte == b'\n') {
-                match line.split_last() {
-                    Some((b'\n', rest)) => {
-                        device.send_bytes_exact(rest);
-                        device.send_bytes_exact(b"\r\n");
-                    }
-                    _ => device.send_bytes_exact(line),
+        let Some(mut device) = Self::device() else { return };
+        let mut send = |byte| {
+            for _ in 0..PATIENCE {
+                if device.try_send_byte(byte).is_ok() {
+                    return;
                 }
+                core::hint::spin_loop();
             }
+        };
+        for byte in text {
+            if *byte == b'\n' {
+                send(b'\r');
+            }
+            send(*byte);
         }
     }
 }
 
-static SINK: SpinMutex<&'static dyn Sink> = SpinMutex::new(&DebugPort);
+/// What has replaced the debug port.
+static SINK: SpinMutex<Option<&'static dyn Sink>> = SpinMutex::new(None);
 /// Held by whoever prints a line.
 static CONSOLE: SpinMutex<()> = SpinMutex::new(());
 
-/// Sends all text to `sink` from now on.
-pub fn attach(sink: &'static dyn Sink) {
-    without_interrupts(|| *SINK.lock() = sink);
+/// How much early text is kept.
+const EARLY_BYTES: usize = 2048;
+
+/// Text from before there was a console, which only those see who watch the debug port.
+struct Early {
+    text: [u8; EARLY_BYTES],
+    length: usize,
+    /// There is a console: nothing is kept any more.
+    over: bool,
 }
 
-/// The sink in use; the debug port if it is being replaced this very moment by somebody who does not finish.
-fn sink() -> &'static dyn Sink {
+static EARLY: SpinMutex<Early> = SpinMutex::new(Early { text: [0; EARLY_BYTES], length: 0, over: false });
+
+impl Early {
+    /// Keeps as much as fits.
+    fn keep(&mut self, text: &[u8]) {
+        if self.over {
+            return;
+        }
+        let room = &mut self.text[self.length..];
+        let count = room.len().min(text.len());
+        room[..count].copy_from_slice(&text[..count]);
+        self.length += count;
+    }
+}
+
+/// Sends all text to `sink` from now on, and first the text from before there was any.
+pub fn attach(sink: &'static dyn Sink) {
+    without_interrupts(|| {
+        let mut early = EARLY.lock();
+        if !early.over {
+            sink.write(&early.text[..early.length]);
+            early.over = true;
+        }
+        *SINK.lock() = Some(sink);
+    });
+}
+
+/// Stays with the debug port, or goes back to it.
+pub(crate) fn attach_debug_port() {
+    without_interrupts(|| {
+        EARLY.lock().over = true;
+        *SINK.lock() = None;
+    });
+}
+
+/// The sink that has replaced the debug port; none also if it is being replaced this very moment by somebody who
+/// does not finish.
+fn attached() -> Option<&'static dyn Sink> {
     without_interrupts(|| {
         for _ in 0..100_000 {
             if let Some(sink) = SINK.try_lock() {
@@ -91,17 +141,62 @@ fn sink() -> &'static dyn Sink {
             }
             core::hint::spin_loop();
         }
-        &DebugPort as &dyn Sink
+        None
     })
 }
 
-/// Formats into a sink.
-struct Text(&'static dyn Sink);
+/// Longest piece of a line that is written at once.
+const LINE_BYTES: usize = 256;
+
+/// Formats into a sink, line by line: a formatted line comes in many pieces, and each write to the console ring
+/// wakes a daemon in dom0.
+struct Text {
+    /// The debug port where there is no other.
+    sink: Option<&'static dyn Sink>,
+    /// Whether the debug port gets the text in any case.
+    twice: bool,
+    line: [u8; LINE_BYTES],
+    length: usize,
+}
+
+impl Text {
+    const fn to(sink: Option<&'static dyn Sink>, twice: bool) -> Self {
+        Self { sink, twice, line: [0; LINE_BYTES], length: 0 }
+    }
+
+    fn flush(&mut self) {
+        let line = &self.line[..self.length];
+        if let Some(mut early) = EARLY.try_lock() {
+            early.keep(line);
+        }
+        if let Some(sink) = self.sink {
+            sink.write(line);
+        }
+        if self.twice || self.sink.is_none() {
+            DebugPort.write(line);
+        }
+        self.length = 0;
+    }
+}
 
 impl fmt::Write for Text {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0.write(text.as_bytes());
+        for byte in text.bytes() {
+            self.line[self.length] = byte;
+            self.length += 1;
+            if byte == b'\n' || self.length == LINE_BYTES {
+                self.flush();
+            }
+        }
         Ok(())
+    }
+}
+
+impl Drop for Text {
+    fn drop(&mut self) {
+        if self.length > 0 {
+            self.flush();
+        }
     }
 }
 
@@ -111,18 +206,27 @@ impl fmt::Write for Text {
 pub fn with_console<R>(print: impl FnOnce(&mut dyn fmt::Write) -> R) -> R {
     without_interrupts(|| {
         let _held = CONSOLE.lock();
-        print(&mut Text(sink()))
+        print(&mut Text::to(attached(), false))
     })
 }
 
-/// Text that does not wait for whoever holds the console: it may be the code that just failed.
+/// Writes a record for the harness; see [`ebb::report`].
+pub fn report(kind: &str, fields: &[(&str, &dyn fmt::Display)]) {
+    // A sink never fails.
+    let _ = with_console(|out| ebb::report::write(out, kind, fields));
+}
+
+/// Text that does not wait for whoever holds the console, who may be the code that just failed; and that goes to
+/// the debug port too, because what has replaced it may be broken.
 pub(crate) fn unheld() -> impl fmt::Write {
-    Text(sink())
+    Text::to(attached(), true)
 }
 
 static CLOCK: Once<fn() -> u64> = Once::new();
 
-/// Stamps log lines with `clock`, in nanoseconds since boot, from now on. Only the first call counts.
+/// Stamps log lines with `clock`, in nanoseconds since boot, from now on: until then, with a clock of our own.
+///
+/// It must be usable with interrupts off. Only the first call counts.
 pub fn set_clock(clock: fn() -> u64) {
     CLOCK.call_once(|| clock);
 }
@@ -146,7 +250,7 @@ impl log::Log for Logger {
             log::Level::Debug => "debug",
             log::Level::Trace => "trace",
         };
-        let now_us = CLOCK.get().map_or(0, |clock| clock()) / 1000;
+        let now_us = CLOCK.get().map_or_else(crate::clock::now_ns, |clock| clock()) / 1000;
         let (seconds, micros) = (now_us / 1_000_000, now_us % 1_000_000);
         // A sink never fails.
         let _ = with_console(|out| writeln!(out, "[{seconds:5}.{micros:06}] {level}: {}", record.args()));

@@ -1,17 +1,160 @@
 //! The order in which the machine comes up.
+#![expect(unsafe_code, reason = "each of these steps happens once, in this order")]
 
-use crate::{Machine, Outcome, end, output};
+use crate::domain::Domain;
+use crate::machine::{Machine, OnXen};
+use crate::{clock, end, epitaph, memory, options, output, stacks};
+use ebb::arch::descriptors::{Segments, TaskState};
+use ebb::arch::{cpu, interrupts};
+use ebb::boot_info::BootInfo;
+use ebb::cmdline::ConsoleChoice;
+use ebb::port::{MapEntry, MemoryOps};
+use ebb::units::PhysAddr;
+use ebb::xen::Xen;
+use ebb::xen::cpuid::{self, Processor};
+use ebb::xen::transport::Instruction;
+use spin::once::Once;
 
-/// The first Rust code, on the boot stack and the bootstrap page tables.
-pub(crate) extern "C" fn start(_start_info: u64) -> ! {
-    end::set_platform(end::Platform::Bare);
-    static SERIAL: spin::once::Once<output::Serial> = spin::once::Once::new();
+/// The first Rust code, on the boot stack and the bootstrap page tables, with the physical address of the start
+/// info.
+pub(crate) extern "C" fn start(start_info: u64) -> ! {
+    let machine = bring_up(PhysAddr::new(start_info));
+    end::exit(crate::ebb_main(machine))
+}
+
+/// Everything before the main function. Not part of [`start`], whose frame stays on the stack for good.
+#[inline(never)]
+fn bring_up(start_info: PhysAddr) -> &'static Machine {
+    catch_exceptions();
+    let hypervisor = find_hypervisor();
+    clock::start(hypervisor.as_ref().map(|found| &found.detected));
+    output::start_log(log::LevelFilter::Info);
+    start_serial(hypervisor.is_some());
+    log::info!("ebb {}", env!("CARGO_PKG_VERSION"));
+    match hypervisor {
+        Some(OnXen { detected, .. }) => {
+            let (major, minor) = detected.version;
+            log::info!("Xen {major}.{minor}, {:?} hypercalls", detected.vendor);
+        }
+        None => log::info!("no Xen here: ballooning is unavailable"),
+    }
+
+    let boot_info = read_boot_info(start_info, hypervisor.as_ref());
+    let ram = boot_info.ram().frames();
+    // SAFETY: the one call, on the bootstrap page tables, alone; the start info has been copied.
+    let memory = match unsafe { memory::set_up(&boot_info) } {
+        Ok(memory) => memory,
+        Err(error) => stop(format_args!("with {} of RAM: {error}", ram.to_kib())),
+    };
+    log::info!("{} of RAM, {} free", ram.to_kib(), memory.free.frames().to_kib());
+
+    static MACHINE: Once<Machine> = Once::new();
+    let machine = MACHINE.call_once(|| {
+        // SAFETY: just activated; what is free is what the page tables and the heap left; once.
+        unsafe { Machine::new(boot_info, hypervisor, memory.free, memory.root) }
+    });
+    let settings = options::apply(machine.boot_info().command_line());
+    check_console(settings.console, hypervisor.is_some());
+    if let Some(on_xen) = machine.hypervisor() {
+        match Domain::start(machine, on_xen, settings.console) {
+            Ok(domain) => machine.set_domain(domain),
+            Err(error) => stop(format_args!("no services of Xen: {error}")),
+        }
+        static THIS: Once<&'static Machine> = Once::new();
+        THIS.call_once(|| machine);
+        end::set_last(|| {
+            if let Some(domain) = THIS.get().and_then(|machine| machine.domain()) {
+                domain.drain_console();
+            }
+        });
+    }
+    machine
+}
+
+/// Applies the choice of a console where it is not Xen's ring.
+fn check_console(choice: ConsoleChoice, on_xen: bool) {
+    match (choice, on_xen) {
+        (ConsoleChoice::PortE9, _) => output::attach_debug_port(),
+        (ConsoleChoice::Uart, true) => log::warn!("console: a PVH domU has no serial port; using port 0xE9"),
+        (ConsoleChoice::Xen, false) => log::warn!("console: no Xen; using the serial port"),
+        _ => {}
+    }
+}
+
+/// Ends the machine for a reason that is not ours to report as a bug.
+fn stop(why: core::fmt::Arguments<'_>) -> ! {
+    log::error!("cannot start: {why}");
+    end::exit(end::Outcome::Failure)
+}
+
+/// From here on an exception has a name.
+fn catch_exceptions() {
+    static STATE: Once<TaskState> = Once::new();
+    static SEGMENTS: Once<Segments> = Once::new();
+    let state = STATE.call_once(|| TaskState::new(stacks::emergency_tops()));
+    let segments = SEGMENTS.call_once(|| Segments::new(state));
+    // SAFETY: only this processor is up, and this happens once; the emergency stacks belong to it.
+    unsafe { segments.load() };
+    interrupts::set_fatal_handler(epitaph::exception);
+    interrupts::load();
+}
+
+/// Looks for Xen, and remembers how to end the machine.
+fn find_hypervisor() -> Option<OnXen> {
+    match cpuid::detect(&Processor) {
+        Ok(Some(detected)) => {
+            // SAFETY: CPUID has shown Xen and the vendor.
+            let instruction = unsafe { Instruction::new(detected.vendor) };
+            let xen = Xen::new(instruction);
+            end::set_platform(end::Platform::Xen(xen));
+            Some(OnXen { detected, xen })
+        }
+        Ok(None) => {
+            end::set_platform(end::Platform::Bare);
+            None
+        }
+        Err(error) => stop(format_args!("{error}")),
+    }
+}
+
+/// Without Xen there is a serial port, and an interrupt controller that must not interrupt. Under Xen the debug
+/// port serves until the console ring is up.
+fn start_serial(on_xen: bool) {
+    static SERIAL: Once<output::Serial> = Once::new();
+    if on_xen {
+        return;
+    }
+    mask_legacy_interrupts();
     if let Some(serial) = output::Serial::probe() {
         output::attach(SERIAL.call_once(|| serial));
     }
-    output::start_log(log::LevelFilter::Info);
-    log::info!("ebb {}", env!("CARGO_PKG_VERSION"));
-    static MACHINE: Machine = Machine {};
-    let outcome: Outcome = crate::ebb_main(&MACHINE);
-    end::exit(outcome)
+}
+
+/// Masks all lines of the two 8259 interrupt controllers of a PC.
+fn mask_legacy_interrupts() {
+    for port in [0x21, 0xA1] {
+        // SAFETY: the mask registers; all ones silence the controllers.
+        unsafe { cpu::write_port(port, 0xFF) }
+    }
+}
+
+fn read_boot_info(at: PhysAddr, hypervisor: Option<&OnXen>) -> BootInfo {
+    // SAFETY: the bootstrap page tables are in use, and the value does not outlive this function.
+    let memory = unsafe { memory::Bootstrap::new() };
+    let ask = |entries: &mut [MapEntry]| hypervisor?.xen.memory_map(entries).ok();
+    let info = match BootInfo::read(&memory, at, ask) {
+        Ok(info) => info,
+        Err(error) => stop(format_args!("start info: {error}")),
+    };
+    let warnings = info.warnings();
+    if warnings.command_line_cut {
+        log::warn!("the command line is cut: it is longer than {}", ebb::boot_info::MAX_COMMAND_LINE);
+    }
+    if warnings.command_line_not_utf8 {
+        log::warn!("the command line is cut where it is not UTF-8");
+    }
+    if warnings.entries_dropped > 0 {
+        log::warn!("{} entries of the memory map make no sense", warnings.entries_dropped);
+    }
+    info
 }

@@ -6,9 +6,14 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`units`] | frames, addresses, sizes and identifiers as types |
+//! | [`utc`] | moments as people write them |
 //! | [`port`] | what the kernel needs from a hypervisor, as small traits |
 //! | [`report`] | machine-readable records on the console |
 //! | [`cmdline`] | the kernel command line: options with types, bad ones reported |
+//! | [`boot_info`] | what the loader says, checked and copied out |
+//! | [`symbols`] | function names by address, for the epitaph |
+//! | [`arch`] | x86-64: page tables, traps, address layout |
+//! | [`task`] | threads: scheduling, sleep, and what they wait for one another with |
 //! | [`xen`] | those traits over real hypercalls; events, clock, console, xenstore |
 //!
 //! Everything but `arch` and the hypercall instruction builds and is tested on the host.
@@ -19,9 +24,12 @@ extern crate alloc;
 extern crate std;
 
 pub mod arch;
+pub mod boot_info;
 pub mod cmdline;
 pub mod port;
 pub mod report;
+pub mod symbols;
 pub mod task;
 pub mod units;
+pub mod utc;
 pub mod xen;

@@ -14,6 +14,9 @@ use crate::units::{DomId, EventPort, Frames, Gfn, Order, VcpuId};
 use xen_abi::Errno;
 
 mod by_reference;
+mod joined;
+
+pub use joined::Joined;
 
 /// How many extents of a list were processed, counted from its beginning.
 ///
@@ -223,7 +226,7 @@ pub trait EventOps {
     ///
     /// # Errors
     ///
-    /// `ENOSPC` when no port is free, `ESRCH` for an unknown domain.
+    /// `ENOSPC` when no port is free. A `remote` that does not exist is no error.
     fn alloc_unbound(&self, remote: DomId) -> Result<EventPort, Errno>;
 
     /// Connects a new port to `port` of `remote`. The new port is left pending once.
@@ -426,7 +429,7 @@ pub trait HvmOps {
     ///
     /// # Errors
     ///
-    /// `EINVAL` for a frame number beyond the address width.
+    /// `ERANGE` for a type that this list does not have; otherwise only where there is no Xen to ask.
     fn frame_type(&self, frame: Gfn) -> Result<FrameType, Errno>;
 }
 

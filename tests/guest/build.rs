@@ -1,12 +1,10 @@
-//! Links the guest test image with the linker script of the boot crate.
+//! Links the image with the boot crate's script.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    if let Some(script) = std::env::var_os("DEP_EBB_BOOT_SCRIPT")
-        && std::env::var_os("CARGO_CFG_TARGET_OS").is_some_and(|os| os == "none")
-    {
-        let script = std::path::PathBuf::from(script);
-        println!("cargo::rerun-if-changed={}", script.display());
-        println!("cargo::rustc-link-arg-bins=-T{}", script.display());
+    let on_image = std::env::var_os("CARGO_CFG_TARGET_OS").is_some_and(|os| os == "none");
+    if let Some(script) = std::env::var("DEP_EBB_BOOT_SCRIPT").ok().filter(|_| on_image) {
+        println!("cargo::rerun-if-changed={script}");
+        println!("cargo::rustc-link-arg-bins=-T{script}");
     }
 }

@@ -295,4 +295,4 @@ extern "C" fn first(own: &'static Context, entry: Entry, argument: usize) -> ! {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

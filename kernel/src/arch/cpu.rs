@@ -43,3 +43,19 @@ pub fn time_stamp() -> u64 {
     // SAFETY: every processor in long mode has RDTSC, and CR4.TSD only binds user mode.
     unsafe { core::arch::x86_64::_rdtsc() }
 }
+
+/// The number of this processor (its initial APIC id), from CPUID: valid before anything is set up.
+#[must_use]
+pub fn id() -> u32 {
+    core::arch::x86_64::__cpuid(1).ebx >> 24
+}
+
+/// The frame pointer of the calling function, where a backtrace begins.
+#[inline(always)]
+#[must_use]
+pub fn frame_pointer() -> u64 {
+    let frame_pointer;
+    // SAFETY: reads a register.
+    unsafe { asm!("mov {}, rbp", out(reg) frame_pointer, options(nomem, nostack, preserves_flags)) }
+    frame_pointer
+}

@@ -12,22 +12,12 @@ use super::SharedPage;
 use super::events::VcpuInfo;
 use crate::port::Clock;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
-
-/// `vcpu_time_info.version` and the fields after it, in bytes.
-const VERSION: usize = 0;
-const TSC_TIMESTAMP: usize = 8;
-const SYSTEM_TIME: usize = 16;
-const TSC_TO_SYSTEM_MUL: usize = 24;
-const TSC_SHIFT: usize = 28;
-const FLAGS: usize = 29;
-/// `flags`: the TSC is the same on all vCPUs (`XEN_PVCLOCK_TSC_STABLE_BIT`).
-const TSC_STABLE: u8 = 1;
-
-/// `shared_info.wc_version` and the fields after it, in bytes.
-const WC_VERSION: usize = 0xC00;
-const WC_SEC: usize = 0xC04;
-const WC_NSEC: usize = 0xC08;
-const WC_SEC_HI: usize = 0xC0C;
+use xen_abi::shared_info::vcpu::{
+    SYSTEM_TIME, TIME_FLAGS, TIME_TSC_STABLE, TIME_VERSION, TSC_SHIFT, TSC_TIMESTAMP, TSC_TO_SYSTEM_MUL,
+};
+use xen_abi::shared_info::{
+    WALL_CLOCK_NANOSECONDS, WALL_CLOCK_SECONDS, WALL_CLOCK_SECONDS_HIGH, WALL_CLOCK_VERSION,
+};
 
 const NS_PER_SEC: u64 = 1_000_000_000;
 
@@ -59,25 +49,28 @@ pub struct TimeInfo {
 }
 
 impl TimeInfo {
-    /// A consistent copy of the record at `offset` of `page`.
+    /// A consistent copy of the record in the vCPU's part at `offset` of `page`.
     #[must_use]
     pub fn read(page: SharedPage, offset: usize) -> Self {
-        consistent(page, offset + VERSION, || Self {
+        consistent(page, offset + TIME_VERSION, || Self {
             tsc_timestamp: page.u64(offset + TSC_TIMESTAMP).load(Ordering::Relaxed),
             system_time_ns: page.u64(offset + SYSTEM_TIME).load(Ordering::Relaxed),
             multiplier: page.u32(offset + TSC_TO_SYSTEM_MUL).load(Ordering::Relaxed),
             shift: page.u8(offset + TSC_SHIFT).load(Ordering::Relaxed).cast_signed(),
-            stable: page.u8(offset + FLAGS).load(Ordering::Relaxed) & TSC_STABLE != 0,
+            stable: page.u8(offset + TIME_FLAGS).load(Ordering::Relaxed) & TIME_TSC_STABLE != 0,
         })
     }
 
     /// System time when the counter shows `tsc`.
     ///
-    /// A counter that is behind the record (another processor's) counts as no time passed. A scale that makes
-    /// no sense saturates.
+    /// Ticks are counted modulo 2^64: until Xen's first calibration after the guest's counter began near zero,
+    /// the record lies *before* zero, at 2^64 minus something. (Taken for a time in the future, it stops the
+    /// clock for up to a second; seen on Xen 4.17.) A counter that is behind the record, because the record is
+    /// another processor's, counts as no time passed. A scale that makes no sense saturates.
     #[must_use]
     pub fn at(&self, tsc: u64) -> u64 {
-        let ticks = u128::from(tsc.saturating_sub(self.tsc_timestamp));
+        let passed = tsc.wrapping_sub(self.tsc_timestamp).cast_signed();
+        let ticks = u128::from(passed.max(0).cast_unsigned());
         // 64 bits of ticks by at most 31 to the left, times 32 bits: 127 bits.
         let shift = u32::from(self.shift.unsigned_abs()).min(if self.shift < 0 { 127 } else { 31 });
         let shifted = if self.shift < 0 { ticks >> shift } else { ticks << shift };
@@ -144,7 +137,7 @@ impl<'l, T: Tsc> PvClock<'l, T> {
     /// The clock of the vCPU whose part is `vcpu`. To be read on that vCPU.
     #[must_use]
     pub fn new(vcpu: &VcpuInfo, tsc: T, latest: &'l Latest) -> Self {
-        let (page, offset) = vcpu.time();
+        let (page, offset) = vcpu.place();
         Self { page, offset, tsc, latest }
     }
 
@@ -159,7 +152,7 @@ impl<T: Tsc> Clock for PvClock<'_, T> {
     fn now_ns(&self) -> u64 {
         // The counter is read inside the version check: a record that is replaced after it was copied, but
         // before the counter is read (a migration), belongs to another counter.
-        let (info, tsc) = consistent(self.page, self.offset + VERSION, || {
+        let (info, tsc) = consistent(self.page, self.offset + TIME_VERSION, || {
             (TimeInfo::read(self.page, self.offset), self.tsc.read())
         });
         let now_ns = info.at(tsc);
@@ -171,8 +164,9 @@ impl<T: Tsc> Clock for PvClock<'_, T> {
 #[must_use]
 pub fn wall_clock_base_ns(shared_info: SharedPage) -> u64 {
     let load = |offset| u64::from(shared_info.u32(offset).load(Ordering::Relaxed));
-    let (seconds, nanoseconds) =
-        consistent(shared_info, WC_VERSION, || (load(WC_SEC_HI) << 32 | load(WC_SEC), load(WC_NSEC)));
+    let (seconds, nanoseconds) = consistent(shared_info, WALL_CLOCK_VERSION, || {
+        (load(WALL_CLOCK_SECONDS_HIGH) << 32 | load(WALL_CLOCK_SECONDS), load(WALL_CLOCK_NANOSECONDS))
+    });
     seconds.saturating_mul(NS_PER_SEC).saturating_add(nanoseconds)
 }
 
@@ -189,7 +183,9 @@ mod tests {
     use crate::xen::events::Channels;
     use core::cell::Cell;
 
-    const AT: usize = 64 * 2 + 32;
+    /// The part of vCPU 2, and its record by the fact that it begins 32 bytes in.
+    const PART: usize = 64 * 2;
+    const AT: usize = PART + 32;
 
     fn record(page: SharedPage, info: TimeInfo) {
         let version = page.u32(AT).load(Ordering::Relaxed);
@@ -230,10 +226,17 @@ mod tests {
     }
 
     #[test]
+    fn a_record_from_before_the_counters_zero_counts_on() {
+        let info = TimeInfo { tsc_timestamp: 0_u64.wrapping_sub(400), ..PLAIN };
+        assert_eq!(info.at(0), 5_400);
+        assert_eq!(info.at(1_000), 6_400);
+    }
+
+    #[test]
     fn nonsense_saturates() {
         for shift in [i8::MIN, -65, -1, 0, 1, 32, 64, i8::MAX] {
             let info = TimeInfo { multiplier: u32::MAX, shift, ..PLAIN };
-            assert!(info.at(u64::MAX) >= PLAIN.system_time_ns);
+            assert!(info.at(u64::MAX >> 1) >= PLAIN.system_time_ns);
             assert_eq!(info.at(0), PLAIN.system_time_ns, "a counter behind the record");
         }
     }
@@ -282,16 +285,25 @@ mod tests {
 
     #[test]
     fn a_reader_never_sees_half_a_record() {
+        // As `record`, with time to look in between.
+        let slowly = |page: SharedPage, info: TimeInfo| {
+            let version = page.u32(AT).load(Ordering::Relaxed);
+            page.u32(AT).store(version + 1, Ordering::Release);
+            page.u64(AT + 8).store(info.tsc_timestamp, Ordering::Release);
+            std::thread::yield_now();
+            page.u64(AT + 16).store(info.system_time_ns, Ordering::Release);
+            page.u32(AT).store(version + 2, Ordering::Release);
+        };
         let page = SharedPage::leaked();
         record(page, PLAIN);
         std::thread::scope(|scope| {
             let writer = scope.spawn(|| {
-                for n in 0..20_000u64 {
-                    record(page, TimeInfo { tsc_timestamp: n, system_time_ns: n * 3, ..PLAIN });
+                for n in 0..400u64 {
+                    slowly(page, TimeInfo { tsc_timestamp: n, system_time_ns: n * 3, ..PLAIN });
                 }
             });
             while !writer.is_finished() {
-                let info = TimeInfo::read(page, AT);
+                let info = TimeInfo::read(page, PART);
                 assert!(info == PLAIN || info.system_time_ns == info.tsc_timestamp * 3);
             }
         });
@@ -300,16 +312,16 @@ mod tests {
     #[test]
     fn the_wall_clock_is_its_base_and_system_time() {
         let page = SharedPage::leaked();
-        page.u32(WC_VERSION).store(2, Ordering::Relaxed);
-        page.u32(WC_SEC).store(1_700_000_000, Ordering::Relaxed);
-        page.u32(WC_NSEC).store(250, Ordering::Relaxed);
+        page.u32(WALL_CLOCK_VERSION).store(2, Ordering::Relaxed);
+        page.u32(WALL_CLOCK_SECONDS).store(1_700_000_000, Ordering::Relaxed);
+        page.u32(WALL_CLOCK_NANOSECONDS).store(250, Ordering::Relaxed);
         record(page, PLAIN);
         let latest = Latest::new();
         let clock = PvClock::new(&vcpu(page), || 1_000, &latest);
         assert_eq!(wall_clock_ns(page, &clock), 1_700_000_000_000_005_250);
-        page.u32(WC_SEC_HI).store(1, Ordering::Relaxed);
+        page.u32(WALL_CLOCK_SECONDS_HIGH).store(1, Ordering::Relaxed);
         assert_eq!(wall_clock_base_ns(page), 5_994_967_296_000_000_250);
-        page.u32(WC_SEC_HI).store(u32::MAX, Ordering::Relaxed);
+        page.u32(WALL_CLOCK_SECONDS_HIGH).store(u32::MAX, Ordering::Relaxed);
         assert_eq!(wall_clock_base_ns(page), u64::MAX, "saturates");
     }
 }

@@ -12,6 +12,7 @@ use crate::units::EventPort;
 use core::fmt::{self, Write};
 use core::sync::atomic::Ordering;
 use xen_abi::Errno;
+use xen_abi::ring::console as abi;
 
 /// A ring in the page: its bytes and its two indices.
 struct Ring {
@@ -22,8 +23,15 @@ struct Ring {
     prod: usize,
 }
 
-const INPUT: Ring = Ring { name: "input", data: 0, size: 1024, cons: 3072, prod: 3076 };
-const OUTPUT: Ring = Ring { name: "output", data: 1024, size: 2048, cons: 3080, prod: 3084 };
+const INPUT: Ring =
+    Ring { name: "input", data: abi::IN, size: abi::IN_SIZE as u32, cons: abi::IN_CONS, prod: abi::IN_PROD };
+const OUTPUT: Ring = Ring {
+    name: "output",
+    data: abi::OUT,
+    size: abi::OUT_SIZE as u32,
+    cons: abi::OUT_CONS,
+    prod: abi::OUT_PROD,
+};
 
 impl Ring {
     /// Where the byte of free-running index `index` is.

@@ -15,26 +15,10 @@ use crate::port::EventOps;
 use crate::units::{EventPort, VcpuId};
 use core::sync::atomic::{AtomicU64, Ordering};
 use xen_abi::Errno;
+use xen_abi::shared_info::{LEGACY_VCPUS, MASK, PENDING, PORT_WORDS, vcpu};
 
-/// Words of ports, and ports in a word (Xen: `xen/include/public/xen.h`, 64-bit `struct shared_info`).
-pub const WORDS: usize = 64;
 /// Ports of the 2-level layout. Port 0 is never valid.
 pub const PORTS: u32 = 4096;
-
-/// `shared_info.evtchn_pending`, in bytes.
-const PENDING: usize = 0x800;
-/// `shared_info.evtchn_mask`, in bytes.
-const MASK: usize = 0xA00;
-/// Size of a `vcpu_info`, of which `shared_info` begins with 32.
-const VCPU_INFO_SIZE: usize = 64;
-/// How many vCPUs have their `vcpu_info` in `shared_info`.
-const LEGACY_VCPUS: u32 = 32;
-/// `vcpu_info.evtchn_upcall_pending`.
-const UPCALL_PENDING: usize = 0;
-/// `vcpu_info.evtchn_pending_sel`.
-const PENDING_SEL: usize = 8;
-/// `vcpu_info.time`.
-const TIME: usize = 32;
 
 /// The word that holds `port` and the port's bit in it, if the port fits the layout and may be valid.
 const fn slot(port: EventPort) -> Option<(usize, u64)> {
@@ -57,31 +41,31 @@ impl VcpuInfo {
     /// the page, aligned to 8.
     #[must_use]
     pub fn registered(page: SharedPage, offset: usize) -> Option<Self> {
-        let fits = offset.is_multiple_of(8) && offset <= crate::units::FRAME_SIZE - VCPU_INFO_SIZE;
+        let fits = offset.is_multiple_of(8) && offset <= crate::units::FRAME_SIZE - vcpu::SIZE;
         fits.then_some(Self { page, offset })
     }
 
-    /// Where this vCPU's time information is: the page, and the byte offset in it.
+    /// Where it is: the page, and the byte offset in it.
     #[must_use]
-    pub fn time(&self) -> (SharedPage, usize) {
-        (self.page, self.offset + TIME)
+    pub const fn place(&self) -> (SharedPage, usize) {
+        (self.page, self.offset)
     }
 
     /// Whether Xen has an upcall for this vCPU.
     #[must_use]
     pub fn upcall_pending(&self) -> bool {
-        self.page.u8(self.offset + UPCALL_PENDING).load(Ordering::SeqCst) != 0
+        self.page.u8(self.offset + vcpu::UPCALL_PENDING).load(Ordering::SeqCst) != 0
     }
 
     /// Lowers the upcall flag with a full barrier: what Xen publishes later raises it again, what it published
     /// before is visible to the reads that follow.
     fn lower_upcall(&self) {
-        self.page.u8(self.offset + UPCALL_PENDING).swap(0, Ordering::SeqCst);
+        self.page.u8(self.offset + vcpu::UPCALL_PENDING).swap(0, Ordering::SeqCst);
     }
 
     /// Takes the selector: the words that Xen touched.
     fn take_selector(&self) -> u64 {
-        self.page.u64(self.offset + PENDING_SEL).swap(0, Ordering::SeqCst)
+        self.page.u64(self.offset + vcpu::PENDING_SELECTOR).swap(0, Ordering::SeqCst)
     }
 }
 
@@ -102,7 +86,7 @@ impl Channels {
     #[must_use]
     pub fn vcpu(&self, vcpu: VcpuId) -> Option<VcpuInfo> {
         (vcpu.get() < LEGACY_VCPUS)
-            .then(|| VcpuInfo { page: self.page, offset: vcpu.get() as usize * VCPU_INFO_SIZE })
+            .then(|| VcpuInfo { page: self.page, offset: vcpu.get() as usize * vcpu::SIZE })
     }
 
     fn pending(&self, word: usize) -> &AtomicU64 {
@@ -116,7 +100,7 @@ impl Channels {
     /// Masks every port. To be done first, before interrupts are on: the page comes zeroed, so that otherwise
     /// each port that anyone signals interrupts a kernel that has no handler for it.
     pub fn mask_all(&self) {
-        for word in 0..WORDS {
+        for word in 0..PORT_WORDS {
             self.masks(word).swap(u64::MAX, Ordering::SeqCst);
         }
     }
@@ -231,14 +215,14 @@ impl Word for AtomicU64 {
 /// port publishes what was written before it to whoever takes it.
 #[derive(Debug)]
 pub struct PortSet<W = AtomicU64> {
-    words: [W; WORDS],
+    words: [W; PORT_WORDS],
 }
 
 impl<W: Word> PortSet<W> {
     /// The empty set.
     #[must_use]
     pub const fn new() -> Self {
-        Self { words: [const { W::EMPTY }; WORDS] }
+        Self { words: [const { W::EMPTY }; PORT_WORDS] }
     }
 
     /// Adds a port. One that the layout does not have is ignored: nobody can signal it.

@@ -6,8 +6,11 @@
 mod call;
 pub mod clock;
 pub mod console;
+pub mod cpuid;
 pub mod events;
 pub mod shared;
+pub mod shutdown;
+pub mod store;
 pub mod transport;
 pub mod wait;
 

@@ -1,11 +1,171 @@
-//! The guest test image: many cases, one boot.
+//! The guest test image: many cases in one boot, on Xen or on bare QEMU.
+//!
+//! It declares every case it has, runs those that return, and says how each ended, as records on the console
+//! (`xtask/src/test/guest.rs` lists them). Cases that end the machine run alone, when the command line names one.
+//!
+//! | option | meaning |
+//! |---|---|
+//! | `test.filter=TEXT` | run only cases whose id contains it |
+//! | `test.after=ID` | go on after this case, which ended an earlier boot |
+//! | `test.solo=ID` | run this case and nothing else |
 #![no_std]
 #![no_main]
 
-use ebb_boot::{Machine, Outcome};
+extern crate alloc;
 
-ebb_boot::entry!(main);
+mod conformance;
+mod domain;
+mod faults;
+mod store;
 
-fn main(_machine: &'static Machine) -> Outcome {
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt::Display;
+use ebb::cmdline::{self, BASE, Item, Kind, Opt, Value};
+use ebb_boot::cases::{self, Case, Ends, Needs, Not};
+use ebb_boot::{Machine, Outcome, check, report};
+
+ebb_boot::entry!(main, OPTIONS);
+
+static OPTIONS: &[Opt] = &[
+    Opt { name: "test.filter", kind: Kind::Text, help: "run only cases whose id contains this" },
+    Opt { name: "test.after", kind: Kind::Text, help: "go on after this case" },
+    Opt { name: "test.solo", kind: Kind::Text, help: "run this case alone" },
+];
+
+/// What the command line asks for.
+#[derive(Default)]
+struct Wish {
+    filter: Option<String>,
+    after: Option<String>,
+    solo: Option<String>,
+}
+
+impl Wish {
+    fn read(line: &str) -> Self {
+        let mut wish = Self::default();
+        cmdline::parse(line, &[BASE, OPTIONS], |item| {
+            if let Item::Option(opt, Value::Text(value)) = item {
+                let value = Some(String::from(value));
+                match opt.name {
+                    "test.filter" => wish.filter = value,
+                    "test.after" => wish.after = value,
+                    "test.solo" => wish.solo = value,
+                    _ => {}
+                }
+            }
+        });
+        wish
+    }
+}
+
+/// A case from any source: registered in the link section, from the conformance suite, from the boot crate.
+enum Any {
+    Registered(&'static Case),
+    Check(&'static check::Check),
+    Conformance(conformance::GuestCase),
+}
+
+impl Any {
+    fn id(&self) -> &'static str {
+        match self {
+            Self::Registered(case) => case.id,
+            Self::Check((id, _)) => id,
+            Self::Conformance(case) => case.id,
+        }
+    }
+
+    fn ends(&self) -> Ends {
+        match self {
+            Self::Registered(case) => case.ends,
+            Self::Check(_) | Self::Conformance(_) => Ends::Returns,
+        }
+    }
+
+    fn run(&self, machine: &'static Machine) -> Result<(), Not> {
+        match self {
+            Self::Registered(case) => (case.run)(machine),
+            Self::Check((_, run)) => run(machine).map_err(Not::from),
+            Self::Conformance(case) => conformance::run(case, machine),
+        }
+    }
+}
+
+fn main(machine: &'static Machine) -> Outcome {
+    let wish = Wish::read(machine.boot_info().command_line());
+    let on_xen = machine.domain().is_some();
+    let here = |case: &&Case| on_xen || case.needs == Needs::Nothing;
+    let mut all: Vec<Any> = cases::registered().iter().filter(here).map(Any::Registered).collect();
+    all.extend(check::CHECKS.iter().map(Any::Check));
+    if on_xen {
+        all.extend(conformance::all().into_iter().map(Any::Conformance));
+    }
+    all.sort_by_key(Any::id);
+    for pair in all.windows(2) {
+        assert!(pair[0].id() != pair[1].id(), "two cases are called {}", pair[0].id());
+    }
+
+    for case in &all {
+        match case.ends() {
+            Ends::Returns => report("case", &[("id", &case.id()), ("ends", &"return")]),
+            Ends::WithHelp => report("case", &[("id", &case.id()), ("ends", &"return-with-help")]),
+            Ends::Epitaph { what, through } => {
+                report("case", &[("id", &case.id()), ("ends", &what), ("through", &through)]);
+            }
+        }
+    }
+    report("plan", &[("cases", &all.len())]);
+
+    if let Some(solo) = &wish.solo {
+        let Some(case) = all.iter().find(|case| case.id() == solo) else {
+            log::error!("there is no case {solo}");
+            return Outcome::Failure;
+        };
+        run(case, machine);
+        return Outcome::Success;
+    }
+    let wanted = |case: &&Any| {
+        case.ends() == Ends::Returns
+            && wish.filter.as_ref().is_none_or(|filter| case.id().contains(filter.as_str()))
+            && wish.after.as_ref().is_none_or(|after| case.id() > after.as_str())
+    };
+    let mut ran = 0_usize;
+    for case in all.iter().filter(wanted) {
+        run(case, machine);
+        ran += 1;
+    }
+    report("done", &[("ran", &ran)]);
     Outcome::Success
+}
+
+fn run(case: &Any, machine: &'static Machine) {
+    let id = case.id();
+    report("begin", &[("id", &id)]);
+    let (outcome, why) = match case.run(machine) {
+        Ok(()) => ("pass", String::new()),
+        Err(Not::Failed(why)) => ("fail", why),
+        Err(Not::Skipped(why)) => ("skip", why),
+    };
+    report("end", &[("id", &id), ("outcome", &outcome), ("why", &why)]);
+}
+
+/// The condition holds.
+fn ensure(condition: bool, otherwise: &str) -> Result<(), Not> {
+    if condition { Ok(()) } else { Err(otherwise.into()) }
+}
+
+/// The two are the same.
+fn same<T: PartialEq + core::fmt::Debug>(what: &str, got: T, wanted: T) -> Result<(), Not> {
+    if got == wanted { Ok(()) } else { Err(format!("{what}: got {got:?}, wanted {wanted:?}").into()) }
+}
+
+/// An error that the case did not expect.
+fn failed(what: &str) -> impl Fn(&dyn Display) -> Not {
+    move |error| Not::Failed(format!("{what}: {error}"))
+}
+
+/// The domain's services, or a skip on a bare machine.
+fn domain_of(machine: &'static Machine) -> Result<&'static ebb_boot::Domain, Not> {
+    machine.domain().ok_or_else(|| Not::Skipped("not on Xen".into()))
 }

@@ -93,6 +93,13 @@ impl Results {
         self.cases.push(case);
     }
 
+    /// Notes that a rung could not be run to its end.
+    pub(crate) fn broke(&mut self, rung: Rung, error: &anyhow::Error) {
+        let outcome = Outcome::Failed(format!("{error:#}"));
+        self.add(Case { id: "the-rung-runs".to_owned(), rung, outcome, took: Duration::ZERO });
+        self.finish(rung, Duration::ZERO);
+    }
+
     /// Notes how long a rung took as a whole.
     pub(crate) fn finish(&mut self, rung: Rung, took: Duration) {
         println!("{:<6} {} in {:.1} s", rung.name(), self.totals(Some(rung)), took.as_secs_f64());

@@ -40,7 +40,7 @@ pub const GET_POD_TARGET: u32 = 17;
 pub const CLAIM_PAGES: u32 = 24;
 
 /// The most extents that Xen takes in one call; for more, it does nothing and answers 0.
-pub const MAX_EXTENTS: u64 = 0x3FFF_FFFF;
+pub const MAX_EXTENTS: u64 = 0x03FF_FFFF;
 /// The largest order that Xen takes from an ordinary domU (`CONFIG_DOMU_MAX_ORDER`; a boot option can change
 /// it). Above it, a call does nothing and answers 0.
 pub const DOMU_MAX_ORDER: u32 = 9;
@@ -72,6 +72,21 @@ pub struct Reservation {
 crate::layout!(Reservation: 32 {
     extent_start @ 0, nr_extents @ 8, extent_order @ 16, mem_flags @ 20, domid @ 24,
 });
+
+/// `xen_memory_exchange`: frames for other frames. Only for PV; on PVH it shows the order limit, which it checks
+/// first (`-EPERM`).
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Exchange {
+    /// What is given.
+    pub input: Reservation,
+    /// What is wanted.
+    pub output: Reservation,
+    /// In and out: extents of the input done so far.
+    pub nr_exchanged: u64,
+}
+
+crate::layout!(Exchange: 72 { input @ 0, output @ 32, nr_exchanged @ 64 });
 
 /// Space of [`AddToPhysmap`]: the shared info page.
 pub const SPACE_SHARED_INFO: u32 = 0;

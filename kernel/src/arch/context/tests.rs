@@ -11,14 +11,16 @@ const LAYOUT: Layout = match Layout::from_size_align(64 << 10, 4096) {
     Err(_) => panic!("a valid layout"),
 };
 
-fn stack() -> Stack {
+/// A stack from the host's heap.
+pub(crate) fn stack() -> Stack {
     // SAFETY: the layout has a size.
     let bottom = NonNull::new(unsafe { alloc(LAYOUT) }).unwrap();
     // SAFETY: fresh memory. Nothing here recurses, so nothing comes near the page below.
     unsafe { Stack::new(bottom, LAYOUT.size()) }
 }
 
-fn free(stack: Stack) {
+/// Takes back a [`stack`].
+pub(crate) fn free(stack: Stack) {
     let (bottom, _) = stack.into_raw();
     // SAFETY: from `stack`, with that layout.
     unsafe { dealloc(bottom.as_ptr(), LAYOUT) };

@@ -1,6 +1,7 @@
 //! The scheduler on the simulated machine. A failing run prints its seed; `run(Config::new(cpus, seed), …)` repeats it.
 
 mod deadlocks;
+mod parallel;
 mod programs;
 mod scheduling;
 mod threads;

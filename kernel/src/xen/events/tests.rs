@@ -26,8 +26,8 @@ impl Sender {
 
     /// Raises the upcall as Xen does, and answers whether the vCPU was kicked.
     fn raise(&self, word: usize) -> bool {
-        self.page.u64(PENDING_SEL).fetch_or(1 << word, Ordering::SeqCst) & (1 << word) == 0
-            && self.page.u8(UPCALL_PENDING).swap(1, Ordering::SeqCst) == 0
+        self.page.u64(vcpu::PENDING_SELECTOR).fetch_or(1 << word, Ordering::SeqCst) & (1 << word) == 0
+            && self.page.u8(vcpu::UPCALL_PENDING).swap(1, Ordering::SeqCst) == 0
     }
 
     fn send(&self, number: u32) -> bool {
@@ -200,8 +200,8 @@ fn a_port_of_another_vcpu_is_left_to_it() {
 fn a_spurious_upcall_finds_nothing() {
     let xen = Sender::new();
     // What registering a vcpu_info leaves behind.
-    xen.page.u64(PENDING_SEL).store(u64::MAX, Ordering::SeqCst);
-    xen.page.u8(UPCALL_PENDING).store(1, Ordering::SeqCst);
+    xen.page.u64(vcpu::PENDING_SELECTOR).store(u64::MAX, Ordering::SeqCst);
+    xen.page.u8(vcpu::UPCALL_PENDING).store(1, Ordering::SeqCst);
     assert_eq!(xen.scan(), [0; 0]);
 }
 

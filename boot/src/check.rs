@@ -1,0 +1,180 @@
+//! Checks of what boot has built, run in the guest by the test image.
+#![expect(unsafe_code, reason = "memory and instructions that nothing else uses")]
+
+use crate::{Machine, heap, image, stacks};
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering};
+use ebb::arch::interrupts::{self, HandlerError, PageFault, Resolution};
+use ebb::arch::layout::{DIRECT_MAP, KERNEL_BASE, WINDOW, direct_map};
+use ebb::arch::paging::Access;
+use ebb::boot_info::{MAX_ENTRIES, RamMap};
+use ebb::port::{MapEntry, MemoryKind, MemoryOps};
+use ebb::units::{FRAME_SHIFT, FRAME_SIZE, Gfn};
+use spin::once::Once;
+
+/// A check: its name, and what answers the first thing that is wrong.
+pub type Check = (&'static str, fn(&'static Machine) -> Result<(), &'static str>);
+
+/// All checks. Each may run once, in any order. That of page faults keeps their one handler for good, so it needs a
+/// boot in which nobody else resolves them.
+pub const CHECKS: [Check; 6] = [
+    ("boot.interrupts", interrupts_arrive_and_return),
+    ("boot.page_faults", page_faults_are_resolved),
+    ("boot.address_space", the_address_space_keeps_its_promises),
+    ("boot.heap", the_heap_gives_and_takes),
+    ("boot.free_ram", free_ram_is_ram_and_free),
+    ("boot.memory_map", xen_and_the_loader_agree),
+];
+
+fn ensure(condition: bool, otherwise: &'static str) -> Result<(), &'static str> {
+    if condition { Ok(()) } else { Err(otherwise) }
+}
+
+fn interrupts_arrive_and_return(_: &'static Machine) -> Result<(), &'static str> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    fn handler() {
+        COUNT.fetch_add(1, Ordering::Relaxed);
+    }
+    const VECTOR: u8 = 0x2F;
+    interrupts::set_interrupt_handler(VECTOR, handler).map_err(|_| "the vector is taken")?;
+    let again = interrupts::set_interrupt_handler(VECTOR, || {});
+    ensure(again == Err(HandlerError::Taken(VECTOR)), "a handler was replaced")?;
+    let beyond = interrupts::set_interrupt_handler(0x30, handler);
+    ensure(beyond == Err(HandlerError::BadVector(0x30)), "a vector without an entry was accepted")?;
+    let exception = interrupts::set_interrupt_handler(14, handler);
+    ensure(exception == Err(HandlerError::BadVector(14)), "an exception was taken for an interrupt")?;
+
+    let (a, b): (u64, u64) = (0x1111_2222_3333_4444, 0x5555_6666_7777_8888);
+    let (mut a_after, mut b_after) = (a, b);
+    // SAFETY: the handler touches a counter, and the entry saves every register.
+    unsafe {
+        asm!("int 0x2F", inout("rax") a_after, inout("r11") b_after);
+    }
+    ensure(COUNT.load(Ordering::Relaxed) == 1, "the handler was not called once")?;
+    ensure((a_after, b_after) == (a, b), "the interrupt changed registers")?;
+    // SAFETY: nobody handles this vector, so nothing happens.
+    unsafe { asm!("int 0x2E") }
+    ensure(COUNT.load(Ordering::Relaxed) == 1, "a spurious interrupt called a handler")
+}
+
+fn page_faults_are_resolved(machine: &'static Machine) -> Result<(), &'static str> {
+    static PAGE: AtomicU64 = AtomicU64::new(0);
+    static MAPPED: Once<(&'static Machine, Gfn)> = Once::new();
+    fn resolve(fault: &PageFault) -> Resolution {
+        let Some((machine, frame)) = MAPPED.get() else { return Resolution::Fatal };
+        let wanted = fault.address == PAGE.load(Ordering::Relaxed) + 8 && !fault.code.is_write();
+        if wanted && machine.map_special(*frame).is_ok() { Resolution::Resolved } else { Resolution::Fatal }
+    }
+    // A frame of RAM will do: the window does not care.
+    let frame = machine.free_ram().ranges().first().ok_or("no free RAM")?.start();
+    let direct = pointer(direct_map(frame.start()).ok_or("RAM beyond the direct map")?);
+    // SAFETY: a free frame, in the direct map.
+    unsafe { direct.wrapping_add(1).write_volatile(0x600D) };
+    // The window gives its first room: the place that was just given back.
+    let page = machine.map_special(frame).map_err(|_| "the window is full")?;
+    // SAFETY: this function alone has ever seen the mapping.
+    let was = unsafe { machine.unmap_special(page) };
+    ensure(was == Some(frame), "the window forgot the frame")?;
+    // SAFETY: there is no mapping now, which is what is checked.
+    let twice = unsafe { machine.unmap_special(page) };
+    ensure(twice.is_none(), "a mapping was taken away twice")?;
+    PAGE.store(page.addr().get() as u64, Ordering::Relaxed);
+    MAPPED.call_once(|| (machine, frame));
+    interrupts::set_page_fault_handler(resolve).map_err(|_| "somebody else resolves page faults")?;
+    // SAFETY: faults, and the handler maps a frame that holds what was written above.
+    let found = unsafe { page.cast::<u64>().as_ptr().wrapping_add(1).read_volatile() };
+    ensure(found == 0x600D, "the page holds something else")?;
+    // SAFETY: the last use is over.
+    ensure(unsafe { machine.unmap_special(page) } == Some(frame), "the handler mapped elsewhere")
+}
+
+fn the_address_space_keeps_its_promises(machine: &'static Machine) -> Result<(), &'static str> {
+    for low in [0, 8, 0x10_0000, 0x7FFF_FFFF_F000] {
+        ensure(machine.look_up(low).is_none(), "something is mapped in the lower half")?;
+    }
+    for guard in stacks::guards() {
+        ensure(machine.look_up(guard).is_none(), "a guard page is mapped")?;
+        let above = machine.look_up(guard + FRAME_SIZE as u64).map(|mapping| mapping.access);
+        ensure(above == Some(Access::Write), "a stack is not writable")?;
+    }
+    ensure(machine.look_up(WINDOW).is_none(), "the window's first page is mapped")?;
+    for segment in image::segments() {
+        for frame in segment.frames.start().get()..segment.frames.end().get() {
+            let linked = KERNEL_BASE + (frame << FRAME_SHIFT);
+            let is_guard = stacks::guards().contains(&linked);
+            let found = machine.look_up(linked).map(|mapping| (mapping.frame, mapping.access));
+            let wanted = (!is_guard).then_some((Gfn::new(frame), segment.access));
+            ensure(found == wanted, "a page of the image has another access than its segment")?;
+            let alias = machine.look_up(DIRECT_MAP + (frame << FRAME_SHIFT)).map(|mapping| mapping.access);
+            let writable = segment.access == Access::Write;
+            let wanted = if writable { Access::Write } else { Access::Read };
+            ensure(alias == Some(wanted), "the direct map gives a page of the image another access")?;
+        }
+    }
+    for range in machine.boot_info().ram().ranges() {
+        let mut frame = range.start();
+        while frame < range.end() {
+            let mapping = machine.look_up(DIRECT_MAP + frame.start().get()).ok_or("RAM is not mapped")?;
+            ensure(mapping.frame == frame, "the direct map is crooked")?;
+            ensure(mapping.access != Access::Execute, "the direct map is executable")?;
+            frame = frame + mapping.size.frames();
+        }
+        let beyond = machine.look_up(DIRECT_MAP + range.end().start().get());
+        ensure(beyond.is_none(), "the direct map shows what is not RAM")?;
+    }
+    Ok(())
+}
+
+fn the_heap_gives_and_takes(_: &'static Machine) -> Result<(), &'static str> {
+    let (used, free) = heap::usage();
+    ensure(free >= 32 << 10, "the heap is tiny")?;
+    {
+        let mut numbers = Vec::new();
+        for number in 0..1000_u64 {
+            numbers.push(Box::new(number));
+        }
+        ensure(numbers.iter().zip(0..).all(|(found, number)| **found == number), "the heap mixes things up")?;
+        ensure(heap::usage().0 >= used + 8000, "the heap does not count")?;
+    }
+    ensure(heap::usage().0 == used, "the heap does not take back")?;
+    let mut too_much: Vec<u8> = Vec::new();
+    ensure(too_much.try_reserve(free + 1).is_err(), "the heap gives what it does not have")
+}
+
+/// Touches the first and the last frame of each range only: with little memory behind a large map, more would be
+/// the end of the domain.
+fn free_ram_is_ram_and_free(machine: &'static Machine) -> Result<(), &'static str> {
+    let image = image::frames();
+    ensure(!machine.free_ram().contains(machine.page_table_root()), "the page tables are free")?;
+    ensure(!machine.free_ram().contains(Gfn::new(0)), "frame 0 is free")?;
+    for range in machine.free_ram().ranges() {
+        let apart = range.end() <= image.start() || image.end() <= range.start();
+        ensure(apart, "the image is free")?;
+        for frame in [range.start().get(), range.end().get() - 1] {
+            let word = pointer(direct_map(Gfn::new(frame).start()).ok_or("RAM beyond the direct map")?);
+            let pattern = frame ^ 0xA5A5_A5A5_A5A5_A5A5;
+            // SAFETY: a free frame, in the direct map.
+            unsafe { word.write_volatile(pattern) };
+            // SAFETY: as above.
+            ensure(unsafe { word.read_volatile() } == pattern, "free RAM does not remember")?;
+        }
+    }
+    Ok(())
+}
+
+/// The map that is asked for where the loader gives none is the same as the loader's. Nothing to compare without
+/// Xen.
+fn xen_and_the_loader_agree(machine: &'static Machine) -> Result<(), &'static str> {
+    let Some(hypervisor) = machine.hypervisor() else { return Ok(()) };
+    let mut entries = [MapEntry { start: 0, size: 0, kind: MemoryKind::Reserved }; MAX_ENTRIES];
+    let count = hypervisor.xen.memory_map(&mut entries).map_err(|_| "Xen has no memory map")?;
+    let entries = entries.get(..count).ok_or("Xen counts more entries than there are")?;
+    let (ram, _) = RamMap::from_entries(entries);
+    ensure(ram.ranges() == machine.boot_info().ram().ranges(), "Xen's memory map differs from the loader's")
+}
+
+fn pointer(address: u64) -> *mut u64 {
+    core::ptr::with_exposed_provenance_mut(address as usize)
+}

@@ -1,0 +1,224 @@
+//! The spin lock of this crate: fair, with interrupts off while it is held, and able to name a deadlock.
+//!
+//! [`Ticket`] is the bare lock. [`SpinLock`] owns data, turns interrupts off first (so that a handler on the same
+//! CPU cannot want a lock that its victim holds) and, in debug builds, remembers which CPU holds it: a CPU that
+//! takes a lock twice is reported by name and stopped, one that waits very long is reported once.
+//!
+//! Under the model checker `SpinLock` rests on loom's mutex, to keep the models small; `Ticket` is modelled by
+//! itself.
+#![expect(unsafe_code, reason = "a lock gives out its content")]
+
+use crate::mutation::{Mutation, ordering};
+use crate::platform::{CpuId, IrqOff, Pinned, Platform};
+use crate::primitive::{AtomicU32, CellPointer, Ordering, PlainOrdering, PlainU32, RawCell, relax};
+use crate::report::Report;
+use core::ops::{Deref, DerefMut};
+
+/// A first-come, first-served spin lock without content.
+#[derive(Debug)]
+pub struct Ticket {
+    next: AtomicU32,
+    serving: AtomicU32,
+}
+
+/// Holds a [`Ticket`] lock until it is dropped.
+#[derive(Debug)]
+#[must_use = "the lock is free again as soon as this is dropped"]
+pub struct TicketGuard<'a>(&'a Ticket);
+
+impl Default for Ticket {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Ticket {
+    crate::const_fn! {
+        /// A free lock.
+        #[must_use]
+        pub fn new() -> Self {
+            Self { next: AtomicU32::new(0), serving: AtomicU32::new(0) }
+        }
+    }
+
+    /// Takes the lock; calls `waiting` with the number of rounds so far, each round that it has to wait.
+    ///
+    /// Interrupts must be off, or no handler may want this lock.
+    pub fn lock(&self, mut waiting: impl FnMut(u32)) -> TicketGuard<'_> {
+        let mine = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut rounds = 0_u32;
+        while self.serving.load(ordering(Ordering::Acquire, Mutation::RelaxedLock)) != mine {
+            rounds = rounds.saturating_add(1);
+            waiting(rounds);
+            relax();
+        }
+        TicketGuard(self)
+    }
+
+    /// Takes the lock if it is free.
+    pub fn try_lock(&self) -> Option<TicketGuard<'_>> {
+        let serving = self.serving.load(Ordering::Relaxed);
+        // Acquire on `serving` again once the ticket is ours: it pairs with the release of the last holder.
+        self.next
+            .compare_exchange(serving, serving.wrapping_add(1), Ordering::Relaxed, Ordering::Relaxed)
+            .ok()?;
+        let now = self.serving.load(ordering(Ordering::Acquire, Mutation::RelaxedLock));
+        debug_assert_eq!(now, serving, "a drawn ticket that nobody waits before is being served");
+        Some(TicketGuard(self))
+    }
+}
+
+impl Drop for TicketGuard<'_> {
+    fn drop(&mut self) {
+        // Only the holder writes `serving`, so load and store need not be one step.
+        let serving = self.0.serving.load(Ordering::Relaxed);
+        self.0.serving.store(serving.wrapping_add(1), ordering(Ordering::Release, Mutation::RelaxedUnlock));
+    }
+}
+
+#[cfg(not(loom))]
+type Raw = Ticket;
+#[cfg(not(loom))]
+type RawGuard<'a> = TicketGuard<'a>;
+#[cfg(loom)]
+type Raw = loom::sync::Mutex<()>;
+#[cfg(loom)]
+type RawGuard<'a> = loom::sync::MutexGuard<'a, ()>;
+
+#[cfg(not(loom))]
+const fn raw() -> Raw {
+    Ticket::new()
+}
+#[cfg(loom)]
+fn raw() -> Raw {
+    Raw::new(())
+}
+
+/// No CPU holds the lock, or it is not known.
+const NOBODY: u32 = u32::MAX;
+
+/// Rounds of waiting after which a stuck lock is reported: seconds, on any processor.
+#[cfg(not(loom))]
+const STUCK_ROUNDS: u32 = 1 << 30;
+
+/// Data behind a [`Ticket`] lock that is held with interrupts off.
+#[derive(Debug)]
+pub struct SpinLock<T> {
+    raw: Raw,
+    /// Only a diagnosis: the number of the CPU that holds the lock, in debug builds. Not part of the model.
+    holder: PlainU32,
+    name: &'static str,
+    data: RawCell<T>,
+}
+
+// SAFETY: the content is reached by one holder at a time, so sharing the lock moves it between CPUs at most.
+unsafe impl<T: Send> Sync for SpinLock<T> {}
+// SAFETY: nothing in it is bound to a thread.
+unsafe impl<T: Send> Send for SpinLock<T> {}
+
+/// Holds a [`SpinLock`] until it is dropped.
+#[derive(Debug)]
+#[must_use = "the lock is free again as soon as this is dropped"]
+pub struct SpinGuard<'a, T, P: Platform> {
+    // In this order: the access ends, the lock opens, interrupts come back.
+    access: CellPointer<T>,
+    _opens: Opens<'a>,
+    irq: IrqOff<P>,
+}
+
+/// Clears the holder, then opens the lock.
+#[derive(Debug)]
+struct Opens<'a> {
+    holder: &'a PlainU32,
+    _raw: RawGuard<'a>,
+}
+
+impl Drop for Opens<'_> {
+    fn drop(&mut self) {
+        if cfg!(debug_assertions) {
+            self.holder.store(NOBODY, PlainOrdering::Relaxed);
+        }
+    }
+}
+
+impl<T> SpinLock<T> {
+    crate::const_fn! {
+        /// A free lock; `name` is for reports.
+        #[must_use]
+        pub fn new(name: &'static str, data: T) -> Self {
+            Self {
+                raw: raw(),
+                holder: PlainU32::new(NOBODY),
+                name,
+                data: RawCell::new(data),
+            }
+        }
+    }
+
+    /// The CPU that holds the lock, as far as known (debug builds).
+    #[must_use]
+    pub fn holder(&self) -> Option<CpuId> {
+        CpuId::new(self.holder.load(PlainOrdering::Relaxed) as usize)
+    }
+
+    /// Turns interrupts off and takes the lock. Any context; does not block, but spins.
+    ///
+    /// # Panics
+    ///
+    /// In debug builds, if this CPU holds the lock already.
+    pub fn lock<P: Platform>(&self, platform: P) -> SpinGuard<'_, T, P> {
+        let irq = IrqOff::new(platform);
+        if cfg!(debug_assertions) && self.holder() == Some(irq.cpu()) {
+            platform.report(Report::SelfDeadlock { lock: self.name, cpu: irq.cpu() });
+            unreachable!("lock {}: {} holds it and takes it again", self.name, irq.cpu());
+        }
+        let raw = self.acquire(platform, &irq);
+        if cfg!(debug_assertions) {
+            let cpu = u32::try_from(irq.cpu().get()).unwrap_or(NOBODY);
+            self.holder.store(cpu, PlainOrdering::Relaxed);
+        }
+        SpinGuard { access: self.data.access(), _opens: Opens { holder: &self.holder, _raw: raw }, irq }
+    }
+
+    #[cfg(not(loom))]
+    fn acquire<P: Platform>(&self, platform: P, irq: &IrqOff<P>) -> RawGuard<'_> {
+        self.raw.lock(|rounds| {
+            if rounds == STUCK_ROUNDS {
+                platform.report(Report::LockStuck {
+                    lock: self.name,
+                    waiter: irq.cpu(),
+                    holder: self.holder(),
+                });
+            }
+        })
+    }
+
+    #[cfg(loom)]
+    #[expect(clippy::unwrap_used, reason = "loom's mutex is poisoned only after a model has failed")]
+    fn acquire<P: Platform>(&self, _: P, _: &IrqOff<P>) -> RawGuard<'_> {
+        self.raw.lock().unwrap()
+    }
+}
+
+impl<T, P: Platform> SpinGuard<'_, T, P> {
+    /// The CPU, on which the holder stays.
+    #[must_use]
+    pub fn cpu(&self) -> CpuId {
+        self.irq.cpu()
+    }
+}
+
+impl<T, P: Platform> Deref for SpinGuard<'_, T, P> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        // SAFETY: the lock is held, and the borrow ends before the guard does.
+        unsafe { self.access.get() }
+    }
+}
+
+impl<T, P: Platform> DerefMut for SpinGuard<'_, T, P> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: the lock is held, and the borrow of the guard is exclusive.
+        unsafe { self.access.get_mut() }
+    }
+}

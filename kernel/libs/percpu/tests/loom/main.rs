@@ -1,0 +1,14 @@
+//! Models of the real source under loom, and mistakes that it must find.
+//!
+//! Run with `RUSTFLAGS="--cfg loom" cargo test -p percpu --release --test loom -- --nocapture`. Each model prints
+//! the bound on preemptions it was explored with and the number of executions. Two CPUs, two or three threads.
+//!
+//! Every model is run as it is, and must hold; and again with each mistake that it is there to notice (see
+//! `percpu::mutation`), and must fail.
+#![cfg(loom)]
+
+mod counter;
+mod lock;
+mod machine;
+mod rcu;
+mod reference;

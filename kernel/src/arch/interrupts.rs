@@ -1,0 +1,262 @@
+//! Interrupts and exceptions: entry stubs, the table that names them, and who is called.
+//!
+//! Every stub saves all registers as a [`TrapFrame`] and calls [`dispatch`]. An interrupt goes to the function
+//! registered for its vector; a page fault to the page-fault handler, if there is one; any other exception, and
+//! a page fault that nobody resolves, to the fatal handler, which does not return.
+#![expect(unsafe_code, reason = "entry stubs and the trap table")]
+
+use super::descriptors::{CODE_SELECTOR, EmergencyStack};
+use super::trap::{Exception, PageFaultCode, TrapFrame};
+use core::arch::naked_asm;
+use spin::once::Once;
+use x86_64::VirtAddr;
+use x86_64::instructions::tables::lidt;
+use x86_64::structures::DescriptorTablePointer;
+
+/// Where the vectors for interrupts begin; those below are exceptions.
+pub const FIRST_INTERRUPT: u8 = Exception::COUNT as u8;
+/// Vectors for interrupts.
+pub const INTERRUPTS: usize = 16;
+const VECTORS: usize = Exception::COUNT + INTERRUPTS;
+
+/// A page fault, for one who might resolve it.
+#[derive(Clone, Copy, Debug)]
+pub struct PageFault {
+    /// The address whose access failed.
+    pub address: u64,
+    /// What was tried, and what was in the way.
+    pub code: PageFaultCode,
+    /// The instruction that tried.
+    pub instruction: u64,
+    /// Whether interrupts were on there.
+    pub interrupts_were_on: bool,
+}
+
+/// What became of a page fault.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Resolution {
+    /// The access may be tried again.
+    Resolved,
+    /// It is an error.
+    Fatal,
+}
+
+static HANDLERS: [Once<fn()>; INTERRUPTS] = [const { Once::new() }; INTERRUPTS];
+static PAGE_FAULT: Once<fn(&PageFault) -> Resolution> = Once::new();
+static FATAL: Once<fn(&TrapFrame) -> !> = Once::new();
+
+/// Why a handler was not registered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HandlerError {
+    /// No such interrupt vector here.
+    BadVector(u8),
+    /// The vector has a handler, and keeps it.
+    Taken(u8),
+}
+
+/// Has interrupts of `vector` call `handler`, on the interrupted stack, with interrupts off.
+///
+/// # Errors
+///
+/// If the vector is not one of the [`INTERRUPTS`] from [`FIRST_INTERRUPT`], or has another handler.
+pub fn set_interrupt_handler(vector: u8, handler: fn()) -> Result<(), HandlerError> {
+    let slot = vector.checked_sub(FIRST_INTERRUPT).and_then(|index| HANDLERS.get(usize::from(index)));
+    let set = *slot.ok_or(HandlerError::BadVector(vector))?.call_once(|| handler);
+    if core::ptr::fn_addr_eq(set, handler) { Ok(()) } else { Err(HandlerError::Taken(vector)) }
+}
+
+/// Has page faults ask `handler` first, on the faulting stack, with interrupts off.
+///
+/// # Errors
+///
+/// If there is another handler, which stays.
+pub fn set_page_fault_handler(handler: fn(&PageFault) -> Resolution) -> Result<(), HandlerError> {
+    let set = *PAGE_FAULT.call_once(|| handler);
+    let vector = Exception::PAGE_FAULT.vector();
+    if core::ptr::fn_addr_eq(set, handler) { Ok(()) } else { Err(HandlerError::Taken(vector)) }
+}
+
+/// Has exceptions that nobody resolves call `handler`. Only the first call counts.
+pub fn set_fatal_handler(handler: fn(&TrapFrame) -> !) {
+    FATAL.call_once(|| handler);
+}
+
+/// The address of the last page fault of this processor.
+#[must_use]
+pub fn fault_address() -> u64 {
+    x86_64::registers::control::Cr2::read_raw()
+}
+
+/// Called by every stub, with interrupts off.
+extern "C" fn dispatch(frame: &mut TrapFrame) {
+    const PAGE_FAULT_VECTOR: u64 = Exception::PAGE_FAULT.vector() as u64;
+    if frame.vector == PAGE_FAULT_VECTOR
+        && let Some(handler) = PAGE_FAULT.get()
+    {
+        let fault = PageFault {
+            address: fault_address(),
+            code: PageFaultCode::new(frame.error_code),
+            instruction: frame.rip,
+            interrupts_were_on: frame.rflags & 1 << 9 != 0,
+        };
+        if handler(&fault) == Resolution::Resolved {
+            return;
+        }
+    }
+    let interrupt =
+        usize::try_from(frame.vector).ok().and_then(|vector| vector.checked_sub(Exception::COUNT));
+    match interrupt {
+        // An interrupt that nobody claims is spurious: there is nobody who would miss it.
+        Some(index) => {
+            if let Some(handler) = HANDLERS.get(index).and_then(Once::get) {
+                handler();
+            }
+        }
+        None => match FATAL.get() {
+            Some(fatal) => fatal(frame),
+            None => super::cpu::halt_forever(),
+        },
+    }
+}
+
+/// The entry of one vector. The processor has aligned the stack to 16 and pushed five words; an error code, the
+/// vector and fifteen registers make 22 words, so the stack is aligned again at the call.
+#[unsafe(naked)]
+extern "C" fn stub<const VECTOR: u8>() {
+    naked_asm!(
+        // The processor pushes an error code for some exceptions only; make frames alike.
+        ".if {has_code} == 0",
+        "push 0",
+        ".endif",
+        "push {vector}",
+        "jmp {common}",
+        has_code = const has_error_code(VECTOR) as u8,
+        vector = const VECTOR,
+        common = sym common,
+    )
+}
+
+const fn has_error_code(vector: u8) -> bool {
+    match Exception::new(vector) {
+        Some(exception) => exception.has_error_code(),
+        None => false,
+    }
+}
+
+/// Saves the registers, calls [`dispatch`], restores them. The image uses no vector registers, so these are all.
+#[unsafe(naked)]
+extern "C" fn common() {
+    naked_asm!(
+        "push rax",
+        "push rbx",
+        "push rcx",
+        "push rdx",
+        "push rsi",
+        "push rdi",
+        "push rbp",
+        "push r8",
+        "push r9",
+        "push r10",
+        "push r11",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "cld",
+        "mov rdi, rsp",
+        // The backtrace of a handler ends here; the interrupted side is in the frame.
+        "xor ebp, ebp",
+        "call {dispatch}",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop r11",
+        "pop r10",
+        "pop r9",
+        "pop r8",
+        "pop rbp",
+        "pop rdi",
+        "pop rsi",
+        "pop rdx",
+        "pop rcx",
+        "pop rbx",
+        "pop rax",
+        "add rsp, 16", // vector and error code
+        "iretq",
+        dispatch = sym dispatch,
+    )
+}
+
+/// A trap gate of long mode (Intel SDM volume 3, 6.14.1).
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+struct Gate {
+    address_low: u16,
+    selector: u16,
+    /// 0, or the number of an emergency stack, from 1.
+    stack: u8,
+    kind: u8,
+    address_middle: u16,
+    address_high: u32,
+    reserved: u32,
+}
+
+const _: () = assert!(size_of::<Gate>() == 16);
+
+impl Gate {
+    /// Present, 64-bit interrupt gate: interrupts are off on entry.
+    const INTERRUPT: u8 = 0x8E;
+
+    fn new(entry: extern "C" fn(), stack: Option<EmergencyStack>) -> Self {
+        let address = (entry as *const ()).addr() as u64;
+        Self {
+            address_low: address as u16,
+            selector: CODE_SELECTOR,
+            stack: stack.map_or(0, |stack| stack.index() as u8 + 1),
+            kind: Self::INTERRUPT,
+            address_middle: (address >> 16) as u16,
+            address_high: (address >> 32) as u32,
+            reserved: 0,
+        }
+    }
+}
+
+/// The entries of sixteen vectors from `$first`.
+macro_rules! stubs {
+    ($($first:literal)*) => {
+        [$(
+            stub::<{ $first }>, stub::<{ $first + 1 }>, stub::<{ $first + 2 }>, stub::<{ $first + 3 }>,
+            stub::<{ $first + 4 }>, stub::<{ $first + 5 }>, stub::<{ $first + 6 }>, stub::<{ $first + 7 }>,
+            stub::<{ $first + 8 }>, stub::<{ $first + 9 }>, stub::<{ $first + 10 }>, stub::<{ $first + 11 }>,
+            stub::<{ $first + 12 }>, stub::<{ $first + 13 }>, stub::<{ $first + 14 }>, stub::<{ $first + 15 }>,
+        )*]
+    };
+}
+
+static STUBS: [extern "C" fn(); VECTORS] = stubs!(0 16 32);
+
+static TABLE: Once<[Gate; VECTORS]> = Once::new();
+
+/// Makes the table of all processors, if need be, and loads it into this one.
+///
+/// The segments must be loaded before: the gates name the code segment, and three of them emergency stacks.
+pub fn load() {
+    let table = TABLE.call_once(|| {
+        let mut vector = 0;
+        STUBS.map(|entry| {
+            let stack = match Exception::new(vector) {
+                Some(Exception::DOUBLE_FAULT) => Some(EmergencyStack::DoubleFault),
+                Some(Exception::NMI) => Some(EmergencyStack::Nmi),
+                Some(Exception::MACHINE_CHECK) => Some(EmergencyStack::MachineCheck),
+                _ => None,
+            };
+            vector += 1;
+            Gate::new(entry, stack)
+        })
+    });
+    let limit = (size_of_val(table) - 1) as u16;
+    let base = VirtAddr::from_ptr(table);
+    // SAFETY: a static table whose gates all lead to stubs that keep every register.
+    unsafe { lidt(&DescriptorTablePointer { limit, base }) }
+}

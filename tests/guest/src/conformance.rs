@@ -1,0 +1,167 @@
+//! The conformance suite, over real Xen: the same cases as on the model.
+#![expect(unsafe_code, reason = "frames that the cases may take apart")]
+
+use crate::{domain_of, ensure};
+use alloc::format;
+use alloc::vec::Vec;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
+use ebb::arch::layout::direct_map;
+use ebb::boot_info::FrameRange;
+use ebb::port::Clock;
+use ebb::units::{BLOCK_FRAMES, EventPort, FRAME_SIZE, Frames, Gfn, Order, VcpuId};
+use ebb::xen::transport::Instruction;
+use ebb::xen::{SharedPage, Xen};
+use ebb_boot::cases::Not;
+use ebb_boot::domain::SHARED_INFO;
+use ebb_boot::{Domain, Machine};
+use ebb_tests::conformance::{Case, Env, Verdict, cases};
+
+/// A case of the suite, in this guest.
+pub(crate) type GuestCase = Case<Guest>;
+
+/// Frame numbers outside the memory map of every PVH domU: above the ACPI tables, below the local APIC.
+const HOLES: Gfn = Gfn::new(0xFD000);
+/// Ports that the cases may open: the domain has few others.
+const PORTS: u32 = 4096;
+
+/// All cases.
+pub(crate) fn all() -> Vec<GuestCase> {
+    cases::<Guest>().into_iter().collect()
+}
+
+/// Runs one, with interrupts off as the suite wants them.
+pub(crate) fn run(case: &GuestCase, machine: &'static Machine) -> Result<(), Not> {
+    let guest = Guest::new(machine)?;
+    let store = domain_of(machine)?.store().map(|store| store.lock().port());
+    // The upcall collects every port that a case opens, except the store's, whose bits the store wants.
+    for number in 1..PORTS {
+        let port = EventPort::new(number);
+        if store != Some(port) {
+            guest.domain.owned().insert(port);
+        }
+    }
+    let verdict = x86_64::instructions::interrupts::without_interrupts(|| {
+        let masked = guest.domain.channels().mask(guest.domain.timer_port());
+        ensure(masked.is_ok(), "the timer's port cannot be masked")?;
+        Ok::<_, Not>(case.run(&guest))
+    })?;
+    for number in 1..PORTS {
+        guest.domain.fired().take(EventPort::new(number));
+    }
+    guest.domain.listen(guest.domain.timer_port()).map_err(|error| Not::Failed(format!("{error}")))?;
+    match verdict {
+        Verdict::Pass => Ok(()),
+        Verdict::Fail(failure) => Err(Not::Failed(format!("{}: {failure}", case.fact))),
+        Verdict::Skip(why) => Err(Not::Skipped(why.into())),
+    }
+}
+
+/// This guest, as the cases see it.
+pub(crate) struct Guest {
+    domain: &'static Domain,
+    xen: Xen<Instruction>,
+    block: Gfn,
+    owes_populate_on_demand: bool,
+}
+
+impl Guest {
+    fn new(machine: &'static Machine) -> Result<Self, Not> {
+        let domain = domain_of(machine)?;
+        let block = last_block(machine.free_ram().ranges())
+            .ok_or_else(|| Not::Skipped("there is no whole free block of RAM".into()))?;
+        let owes_populate_on_demand = match domain.store() {
+            Some(store) => {
+                let mut store = store.lock();
+                let mut number = |path: &str| store.read_text(path).ok()?.parse::<u64>().ok();
+                number("memory/static-max") != number("memory/target")
+            }
+            None => false,
+        };
+        Ok(Self { domain, xen: domain.xen(), block, owes_populate_on_demand })
+    }
+
+    fn word(&self, frame: Gfn, index: usize) -> &AtomicU64 {
+        let inside = frame >= self.block && frame < self.block + Frames::new(BLOCK_FRAMES);
+        assert!(inside && index < FRAME_SIZE / 8, "{frame} word {index} is not the cases' own");
+        let pointer = core::ptr::with_exposed_provenance_mut::<u8>(self.address(frame) as usize);
+        let page = NonNull::new(pointer).map(|page| {
+            // SAFETY: the direct map covers all RAM for good, and the cases reach the block through this view only.
+            unsafe { SharedPage::new(page) }
+        });
+        let page = page.unwrap_or_else(|| unreachable!("the direct map begins above 0"));
+        let word: *const AtomicU64 = page.u64(index * 8);
+        // SAFETY: in the direct map, which lives as long as the machine; atomics only. A hole reads as ones.
+        unsafe { &*word }
+    }
+}
+
+/// The last aligned block that is free as a whole.
+fn last_block(ranges: &[FrameRange]) -> Option<Gfn> {
+    ranges.iter().rev().find_map(|range| {
+        let start = Gfn::new(range.end().get() / BLOCK_FRAMES * BLOCK_FRAMES)
+            .get()
+            .checked_sub(BLOCK_FRAMES)
+            .map(Gfn::new)?;
+        (start >= range.start() && start.is_aligned(Order::BLOCK)).then_some(start)
+    })
+}
+
+// SAFETY: the block is free RAM that no allocator owns in this image, reached through the direct map by atomics
+// only; the holes are in no memory map, and the machine maps its own special page elsewhere.
+unsafe impl Env for Guest {
+    type Transport = Instruction;
+
+    fn xen(&self) -> &Xen<Instruction> {
+        &self.xen
+    }
+    fn vcpu(&self) -> VcpuId {
+        VcpuId::new(0)
+    }
+    fn block(&self) -> Gfn {
+        self.block
+    }
+    fn holes(&self) -> Gfn {
+        HOLES
+    }
+    fn read(&self, frame: Gfn, index: usize) -> u64 {
+        self.word(frame, index).load(Ordering::SeqCst)
+    }
+    fn write(&self, frame: Gfn, index: usize, value: u64) {
+        self.word(frame, index).store(value, Ordering::SeqCst);
+    }
+    fn address(&self, frame: Gfn) -> u64 {
+        direct_map(frame.start()).unwrap_or(self.unmapped_address())
+    }
+    fn unmapped_address(&self) -> u64 {
+        0x1000
+    }
+    fn shared_info(&self) -> SharedPage {
+        self.domain.shared_info()
+    }
+    fn shared_info_frame(&self) -> Gfn {
+        SHARED_INFO
+    }
+    fn timer_port(&self) -> EventPort {
+        self.domain.timer_port()
+    }
+    fn now_ns(&self) -> u64 {
+        self.domain.clock().now_ns()
+    }
+
+    /// Spins with interrupts on: the only timer that could bound a sleep is the cases' own. Sleeping is tested
+    /// by `domain.*`.
+    fn wait_for_upcall(&self, deadline_ns: u64) -> bool {
+        let before = self.domain.upcalls();
+        x86_64::instructions::interrupts::enable();
+        while self.domain.upcalls() == before && self.now_ns() < deadline_ns {
+            core::hint::spin_loop();
+        }
+        x86_64::instructions::interrupts::disable();
+        self.domain.upcalls() != before
+    }
+
+    fn has_populate_on_demand_debt(&self) -> bool {
+        self.owes_populate_on_demand
+    }
+}

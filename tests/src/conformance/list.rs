@@ -1,0 +1,195 @@
+//! The list of all cases, with the statement that each holds Xen to.
+
+use super::{Case, Env, delivery, event, hvm, hypercall, malformed, memory, sched, vcpu, version};
+use ebb::units::Frames;
+
+/// Hands the list of cases to a macro of the caller's: `area { name: "fact"; … }`, or `name [leaks]: "fact";` for
+/// a case after which some frames stay charged for the domain's life.
+#[macro_export]
+macro_rules! for_each_case {
+    ($to:ident) => {
+        $to! {
+            memory {
+                release_then_populate_order_0:
+                    "a released frame is a hole and leaves tot_pages by one; a populated one comes back";
+                release_then_populate_order_9: "so does a block, by 512";
+                release_then_populate_list: "a list of 512 frames counts 512, again and again";
+                orders_between_work: "every order from 1 to 8 is released and populated";
+                released_as_frames_populates_as_block: "what went frame by frame can come back as a block";
+                released_as_block_populates_as_frames: "what went as a block can come back frame by frame";
+                a_hole_reads_all_ones: "reading a hole answers all ones, without a fault";
+                a_hole_swallows_writes: "writing to a hole changes nothing, without a fault";
+                populated_memory_keeps_what_is_written: "populated memory is memory, every word of it";
+                frames_of_a_block_are_distinct: "a populated block is 512 different frames";
+                neighbours_keep_their_content: "splitting a block moves nothing";
+                releasing_twice_does_nothing: "a hole cannot be released";
+                a_duplicate_ends_a_release: "a frame that is twice in a list ends it the second time";
+                a_release_ends_at_a_hole:
+                    "a list ends at the first hole; what is before it is gone, what is after it stays";
+                a_half_failed_block_loses_its_beginning:
+                    "a block with a hole counts 0, its frames before the hole are gone, and trying again \
+does nothing";
+                memory_can_be_anywhere: "a frame can be populated outside the memory map";
+                alignment_is_not_checked: "a block can be populated at an odd frame number";
+                over_allocation_is_refused_to_the_frame:
+                    "a block beyond max_pages is refused whole, single frames are granted up to the limit \
+and not beyond";
+                a_released_block_makes_room: "what was released can be had elsewhere";
+                populating_memory_leaks_it [1]:
+                    "populating a frame that has memory succeeds and charges twice; only one can be \
+released";
+                increase_reservation_charges_for_nothing [1]:
+                    "increase_reservation charges a frame and maps it nowhere";
+                reservations_are_plausible: "tot_pages and max_pages can be asked for";
+                maximum_gpfn_covers_the_special_pages: "the highest frame is at least the console's";
+                the_memory_map_has_ram: "the memory map covers RAM, and fills no more than its buffer";
+                ballooning_leaves_the_memory_map: "the memory map is a snapshot";
+                the_shared_info_page_moves: "mapping the shared info page again moves it";
+                unmapping_a_hole_is_enoent: "remove_from_physmap of a hole is ENOENT";
+                a_grant_frame_beyond_the_table_is_einval: "the grant table has a limit";
+            }
+            malformed {
+                an_empty_list_is_done: "no extents are no work";
+                the_largest_order_is_nine: "an unprivileged domain's extents have at most order 9";
+                an_order_above_nine_does_nothing: "above it a call answers 0";
+                too_long_a_list_does_nothing: "more than 0x3FFFFFF extents answer 0";
+                another_domain_is_out_of_reach: "another domain's number answers 0";
+                a_structure_nowhere_does_nothing: "a reservation structure that cannot be read answers 0";
+                other_commands_fault_on_a_structure_nowhere: "other commands answer EFAULT";
+                a_list_nowhere_does_nothing: "a list that cannot be read answers 0";
+                a_list_in_a_hole_does_nothing: "a list in a released frame cannot be read";
+                a_list_is_read_entry_by_entry: "a list that runs into a hole is processed up to there";
+                progress_bits_skip_extents: "progress above the command's bits skips extents, which count";
+                progress_bits_beyond_the_list_are_the_answer: "progress beyond the list is answered as it is";
+                progress_bits_on_a_query_are_einval: "a query takes no progress";
+                populate_on_demand_is_not_for_oneself:
+                    "a domain cannot mark its own frames populate-on-demand";
+                an_exact_node_does_nothing: "a domU cannot insist on a node";
+                a_narrow_address_does_nothing: "an address width within a page answers 0";
+                queries_are_about_oneself: "reservations of dom0 are EPERM, of no domain ESRCH";
+                there_is_one_shared_info_page: "shared info index 1 is EINVAL";
+                device_memory_is_not_ours: "mapping device memory is EACCES";
+                a_foreign_frame_needs_the_batch_form: "the plain call maps no foreign frames: ENOSYS";
+                the_toolstacks_commands_are_refused: "get_pod_target is EPERM, machine_memory_map ENOSYS";
+                moving_a_frame_leaves_a_hole:
+                    "add_to_physmap moves a frame with its content, and charges nothing";
+                a_long_list_is_restarted_unseen: "the count of a preempted call is the whole call's";
+                a_count_beyond_the_map_stops_at_its_end: "unused frame numbers are holes";
+            }
+            event {
+                a_new_port_waits_for_its_remote: "alloc_unbound answers an unbound port, never port 0";
+                a_port_for_dom0_says_so: "the status of an unbound port names its remote";
+                ports_of_a_loop_name_each_other:
+                    "a domain can bind its own port, and both ends name the other";
+                the_binding_end_is_pending_once: "bind_interdomain leaves the new port pending";
+                binding_to_nobody_is_esrch: "an unknown remote domain is ESRCH";
+                binding_to_a_port_that_does_not_wait_is_einval: "a bound port, or port 0, is EINVAL";
+                binding_to_a_port_for_another_is_einval: "a port that waits for another domain is EINVAL";
+                a_closed_port_is_closed: "a closed port says so; closing or sending again is EINVAL";
+                the_lowest_free_port_is_next: "ports are used again, lowest first";
+                closing_clears_pending: "closing a port clears its pending bit";
+                closing_one_end_frees_the_other: "the other end waits again";
+                an_event_for_nobody_is_dropped: "sending on an unbound port succeeds and does nothing";
+                ports_0_and_beyond_are_einval: "port 0 and ports beyond the table are EINVAL";
+                a_virq_binds_once:
+                    "a virtual interrupt is bound once per vCPU (EEXIST), and nobody can send it";
+                the_timer_is_bound_already: "so is the timer";
+                a_virq_of_no_vcpu_is_enoent: "an unknown vCPU is ENOENT";
+                an_unknown_virq_is_einval: "an unknown virtual interrupt is EINVAL";
+                an_ipi_interrupts_its_vcpu: "sending on an IPI port makes it pending itself";
+                an_ipi_to_no_vcpu_is_enoent: "an unknown vCPU is ENOENT";
+                ports_run_out_with_enospc: "after port 1023 there is ENOSPC";
+                an_unknown_command_is_enosys: "an unknown command is ENOSYS";
+                a_structure_nowhere_faults: "a structure that cannot be read is EFAULT";
+            }
+            delivery {
+                an_event_arrives_at_the_other_end: "send sets the pending bit of the other end, either way";
+                an_event_raises_an_upcall:
+                    "an event on an unmasked port selects its word and raises the upcall";
+                a_masked_port_stays_silent: "an event on a masked port sets its pending bit and nothing else";
+                unmasking_raises_what_was_pending: "unmask selects and raises a port that was pending";
+                unmasking_an_idle_port_raises_nothing: "unmask of a port that was not pending raises nothing";
+                unmasking_twice_raises_once: "unmask of a port that is not masked raises nothing";
+                a_pending_port_is_mute: "an event on a port that is still pending raises nothing";
+                an_event_after_the_acknowledgement_is_not_lost:
+                    "an event after the pending bit was cleared raises again";
+                a_clear_by_hand_unmasks_for_the_next:
+                    "clearing the mask bit by hand raises nothing, and lets the next event through";
+                an_event_between_look_and_wait_ends_the_wait: "an upcall that is due ends sti; hlt at once";
+                a_wait_wakes_again_and_again: "and every further one, too";
+            }
+            sched {
+                a_pending_port_ends_a_poll_at_once:
+                    "a poll returns when a port is pending, masked or not, and leaves it pending";
+                any_port_of_the_list_will_do: "any port of the list ends a poll";
+                a_poll_times_out: "a poll ends at its deadline, with success, not before it";
+                a_poll_of_nothing_is_a_sleep: "a poll of no ports waits for its deadline";
+                a_deadline_in_the_past_does_not_wait: "a deadline in the past, 0 included, ends a poll";
+                more_than_128_ports_are_einval: "128 ports are allowed, 129 are not";
+                a_port_that_does_not_exist_is_einval: "a port beyond the table is EINVAL";
+                yielding_returns: "a yield returns";
+                a_structure_nowhere_faults: "a structure that cannot be read is EFAULT";
+                an_unknown_command_is_enosys: "an unknown command is ENOSYS";
+            }
+            vcpu {
+                the_own_vcpu_is_up: "a vCPU that asks is up";
+                past_the_end_is_enoent: "an unknown vCPU is ENOENT, whatever is asked";
+                a_timer_in_the_past_fires_at_once: "a time in the past is an event at once";
+                a_timer_does_not_fire_early: "a time in the future is an event then, not before";
+                a_timer_fires_once: "one shot is one event";
+                a_stopped_timer_does_not_fire: "a stopped timer is silent";
+                arming_again_replaces: "there is one timer, and the last time counts";
+                anothers_timer_is_einval: "only the vCPU itself sets its timer";
+                the_register_form_is_the_same_timer: "set_timer_op sets and, with 0, stops it";
+                a_running_vcpu_is_not_initialised_again: "initialising a vCPU twice is EEXIST";
+            }
+            version {
+                it_is_xen_4_or_later: "the version is 4 or later";
+                the_extra_version_is_text: "the extra version is text";
+                frames_are_translated: "the feature bits are those of a PVH guest";
+                unknown_features_are_einval: "an unknown submap is EINVAL";
+                pages_have_4096_bytes: "a page has 4096 bytes";
+                a_structure_nowhere_faults: "a structure that cannot be written is EFAULT";
+                an_unknown_command_is_enosys: "an unknown command is ENOSYS";
+            }
+            hvm {
+                xenstore_has_a_ring: "the parameters name xenstore's ring: RAM, and a port to dom0";
+                the_console_has_a_ring: "and the console's";
+                the_rings_frames_are_the_toolstacks: "a domU cannot write the rings' frames: EPERM";
+                a_port_can_be_written: "it can write the rings' ports";
+                a_device_models_parameter_is_eperm: "parameters of the device model are EPERM";
+                parameters_past_the_end_are_einval: "a parameter past the end is EINVAL";
+                an_exception_is_no_upcall_vector: "a vector below 16 is EINVAL";
+                an_upcall_vector_of_no_vcpu_is_enoent: "an unknown vCPU is ENOENT";
+                devices_and_holes_look_alike: "a device's frame and a hole have the same type, RAM another";
+                a_structure_nowhere_faults: "a structure that cannot be read is EFAULT";
+            }
+            hypercall {
+                an_unknown_number_is_enosys: "an unknown hypercall is ENOSYS";
+                a_pv_call_is_enosys: "a call for PV guests is ENOSYS";
+                tmem_is_gone: "tmem_op is ENOSYS since Xen 4.13";
+                a_multicall_answers_each: "a multicall answers each of its calls";
+            }
+        }
+    };
+}
+
+macro_rules! list {
+    ($($area:ident { $($name:ident $([$leaks:literal])?: $fact:literal;)* })*) => {
+        /// How many cases there are.
+        pub const COUNT: usize = [$($(stringify!($name)),*),*].len();
+
+        /// Every case, for an environment.
+        #[must_use]
+        pub fn cases<E: Env>() -> [Case<E>; COUNT] {
+            [$($(Case {
+                id: concat!(stringify!($area), ".", stringify!($name)),
+                fact: $fact,
+                leaks: Frames::new(0 $(+ $leaks)?),
+                run: $area::$name::<E>,
+            }),*),*]
+        }
+    };
+}
+
+for_each_case!(list);
