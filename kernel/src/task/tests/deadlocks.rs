@@ -1,14 +1,16 @@
-//! What must not be done is reported, with names.
+//! What must not be done is reported, with names: most of it in debug builds only.
 
 use super::*;
 
 /// What a failing run says.
+#[cfg(debug_assertions)]
 fn failure(config: Config, main: impl FnOnce(Sim) + Send + 'static) -> std::string::String {
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(config, main)));
     *caught.expect_err("the run must fail").downcast().unwrap()
 }
 
 /// A thread that takes `first`, waits until all have theirs, and takes `second`.
+#[cfg(debug_assertions)]
 fn take_two(
     sim: Sim,
     name: &str,
@@ -28,6 +30,7 @@ fn take_two(
     sim.scheduler().spawn(name, body).unwrap()
 }
 
+#[cfg(debug_assertions)]
 #[test]
 fn a_circle_of_three_is_named() {
     for cpus in 1..=3 {
@@ -92,6 +95,7 @@ fn a_mutex_taken_twice_is_reported() {
     });
 }
 
+#[cfg(debug_assertions)]
 #[test]
 fn joining_a_thread_that_waits_for_what_one_holds_is_reported() {
     let text = failure(Config::new(2, 2), |sim| {
@@ -105,6 +109,7 @@ fn joining_a_thread_that_waits_for_what_one_holds_is_reported() {
     assert!(text.contains(r#""child" waits for mutex "held", held by thread"#), "{text}");
 }
 
+#[cfg(debug_assertions)]
 #[test]
 fn those_who_wait_know_the_new_holder() {
     let text = failure(Config::new(2, 3), |sim| {
@@ -137,6 +142,7 @@ fn those_who_wait_know_the_new_holder() {
     assert!(text.contains(r#""waiter" waits for mutex "handed over", held by thread"#), "{text}");
 }
 
+#[cfg(debug_assertions)]
 #[test]
 fn a_very_long_wait_is_reported() {
     let text = failure(Config::new(2, 2), |sim| {
@@ -157,6 +163,7 @@ fn a_very_long_wait_is_reported() {
     assert!(text.contains(r#""sleeper""#), "{text}");
 }
 
+#[cfg(debug_assertions)]
 #[test]
 #[should_panic(expected = "sleep_until may block, with preemption off or in a read section (1 deep)")]
 fn pinned_code_does_not_sleep() {
@@ -166,6 +173,7 @@ fn pinned_code_does_not_sleep() {
     });
 }
 
+#[cfg(debug_assertions)]
 #[test]
 #[should_panic(expected = "Mutex::lock may block, with interrupts off or in an interrupt handler")]
 fn interrupt_handlers_do_not_block() {
@@ -176,6 +184,7 @@ fn interrupt_handlers_do_not_block() {
     });
 }
 
+#[cfg(debug_assertions)]
 #[test]
 #[should_panic(expected = "WaitQueue::wait_until may block, with interrupts off")]
 fn code_with_interrupts_off_does_not_block() {
