@@ -140,6 +140,7 @@ fn those_who_wait_know_the_new_holder() {
     });
     assert!(text.contains(r#""heir" waits for mutex "other", held by thread"#), "{text}");
     assert!(text.contains(r#""waiter" waits for mutex "handed over", held by thread"#), "{text}");
+    assert!(!text.contains("main"), "it holds nothing any more: {text}");
 }
 
 #[cfg(debug_assertions)]

@@ -100,6 +100,34 @@ fn a_wake_up_for_one_who_needs_it_no_more_goes_to_another() {
 }
 
 #[test]
+fn threads_are_woken_while_they_move() {
+    for seed in 0..60 {
+        // Slices of some forty steps: threads are preempted, and given away, while they stand in the queue.
+        run(Config { step_ns: 200_000, interleave: 2, ..Config::new(3, seed) }, |sim| {
+            let items = Arc::new((AtomicU64::new(0), WaitQueue::new(sim)));
+            let threads: Vec<_> = (0..8)
+                .map(|_| {
+                    let items = Arc::clone(&items);
+                    let body = move || {
+                        for _ in 0..10 {
+                            items.0.fetch_add(1, SeqCst);
+                            items.1.wake_one();
+                            items.1.wait_until(|| {
+                                compute(sim, sim.random(8));
+                                items.0.try_update(SeqCst, SeqCst, |items| items.checked_sub(1)).is_ok()
+                            });
+                        }
+                    };
+                    sim.scheduler().spawn("mover", body).unwrap()
+                })
+                .collect();
+            threads.into_iter().for_each(JoinHandle::join);
+            assert_eq!(items.0.load(SeqCst), 0);
+        });
+    }
+}
+
+#[test]
 fn a_wait_with_a_deadline_ends() {
     everywhere(5, |sim| {
         let queue = WaitQueue::new(sim);
