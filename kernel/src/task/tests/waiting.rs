@@ -128,6 +128,32 @@ fn threads_are_woken_while_they_move() {
 }
 
 #[test]
+fn a_thread_that_moves_is_found() {
+    for seed in 0..40 {
+        run(Config { step_ns: 100_000, interleave: 2, ..Config::new(3, seed) }, |sim| {
+            let scheduler = sim.scheduler();
+            let movers: Vec<_> = (0..5)
+                .map(|_| {
+                    let body = move || {
+                        for _ in 0..30 {
+                            compute(sim, sim.random(20));
+                            scheduler.sleep_for(sim.random(500_000));
+                        }
+                    };
+                    scheduler.spawn("mover", body).unwrap()
+                })
+                .collect();
+            // Wake-ups for no reason, at any moment, wherever the threads may be: each finds its thread's home.
+            while !movers.iter().all(JoinHandle::is_finished) {
+                let at = sim.random(movers.len() as u64) as usize;
+                scheduler.wake(movers[at].id().index());
+            }
+            movers.into_iter().for_each(JoinHandle::join);
+        });
+    }
+}
+
+#[test]
 fn a_wait_with_a_deadline_ends() {
     everywhere(5, |sim| {
         let queue = WaitQueue::new(sim);
