@@ -290,7 +290,8 @@ impl CpuState {
                 if sched.token.swap(false, Relaxed) {
                     return None;
                 }
-                if let Some(deadline_ns) = deadline_ns {
+                // The end of time is no deadline.
+                if let Some(deadline_ns) = deadline_ns.filter(|deadline| *deadline != u64::MAX) {
                     if deadline_ns <= now_ns {
                         return None;
                     }
@@ -419,17 +420,18 @@ impl CpuState {
         matters.then(|| self.slice_from_ns.saturating_add(SLICE_NS))
     }
 
-    /// The next time at which the CPU must be interrupted, if that is not what its timer is set for already; the
-    /// timer counts as set then. `Some(None)` is to stop it.
+    /// For when the timer must be set, if it is not set for then or earlier already; it counts as set afterwards.
     ///
-    /// The end of a slice matters only while somebody waits for it: a CPU with one thread, or none, has no tick.
-    pub(crate) fn next_arming(&mut self, threads: &impl Threads) -> Option<Option<u64>> {
+    /// The end of a slice matters only while somebody waits for it: a CPU with one thread, or none, has no tick. A
+    /// timer that turns out to be set too early is left alone: setting it is a hypercall, and threads that take turns
+    /// quickly would pay for one at every switch, where this way there is one interrupt too many per slice.
+    pub(crate) fn next_arming(&mut self, threads: &impl Threads) -> Option<u64> {
         let timer = self.timers.earliest_ns(&Timers(threads));
-        let next = self.slice_end_ns().into_iter().chain(timer).min();
-        if next == self.armed_ns {
+        let next = self.slice_end_ns().into_iter().chain(timer).min()?;
+        if self.armed_ns.is_some_and(|armed| armed <= next) {
             return None;
         }
-        self.armed_ns = next;
+        self.armed_ns = Some(next);
         Some(next)
     }
 

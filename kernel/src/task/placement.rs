@@ -36,9 +36,9 @@ impl<P: Platform> Scheduler<P> {
     /// Where a thread goes that is at home at `home`. An idle CPU that is chosen is not idle any more for others.
     fn place(&self, home: CpuId) -> CpuId {
         loop {
-            let to = balance::place(home, self.idle.load(Ordering::SeqCst));
-            let idle = self.idle.fetch_and(!to.mask(), Ordering::SeqCst);
-            if idle == 0 || idle & to.mask() != 0 {
+            let idle = self.idle.load(Ordering::SeqCst);
+            let to = balance::place(home, idle);
+            if idle == 0 || self.idle.fetch_and(!to.mask(), Ordering::SeqCst) & to.mask() != 0 {
                 return to;
             }
         }

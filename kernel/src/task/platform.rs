@@ -125,11 +125,11 @@ pub trait Platform: Cpus + StackSource {
     /// System time in nanoseconds; the same for all CPUs, never going back.
     fn now_ns(self) -> u64;
 
-    /// Has this CPU interrupted at `deadline_ns`, or soon after if that is past; `None` stops the timer. Replaces
-    /// what was set before. Interrupts are off. An interrupt too early, or too many, does no harm.
+    /// Has this CPU interrupted at `deadline_ns`, or soon after if that is past. Replaces what was set before.
+    /// Interrupts are off. An interrupt too early, or too many, does no harm.
     ///
     /// Answers false if the deadline has passed and no interrupt will come, true otherwise.
-    fn arm_timer(self, deadline_ns: Option<u64>) -> bool;
+    fn arm_timer(self, deadline_ns: u64) -> bool;
 
     /// Interrupts another CPU, soon. Any context.
     fn kick(self, cpu: CpuId);

@@ -309,9 +309,9 @@ impl<P: Platform> Scheduler<P> {
         }
     }
 
-    fn arm(&self, mut deadline_ns: Option<u64>) {
+    fn arm(&self, mut deadline_ns: u64) {
         while !self.platform.arm_timer(deadline_ns) {
-            deadline_ns = Some(self.platform.now_ns().saturating_add(SOON_NS));
+            deadline_ns = self.platform.now_ns().saturating_add(SOON_NS);
         }
     }
 }

@@ -103,7 +103,7 @@ fn deadlines_wake_and_past_ones_do_not_block() {
     turn(&mut cpu, &threads, Why::Yielded, 0);
     assert_eq!(turn(&mut cpu, &threads, Why::Blocked { deadline_ns: Some(5) }, 5).0, None);
     assert_eq!(turn(&mut cpu, &threads, Why::Blocked { deadline_ns: Some(7) }, 5).0, Some(IDLE));
-    assert_eq!(cpu.next_arming(&threads), Some(Some(7)));
+    assert_eq!(cpu.next_arming(&threads), Some(7));
     assert_eq!(cpu.next_arming(&threads), None, "set already");
     cpu.disarmed();
     assert_eq!((cpu.expire(&threads, 6), cpu.expire(&threads, 7)), (0, 1));
@@ -114,16 +114,22 @@ fn deadlines_wake_and_past_ones_do_not_block() {
 fn a_slice_ends_only_for_somebody() {
     let (mut cpu, threads) = cpu(2);
     turn(&mut cpu, &threads, Why::Yielded, 100);
-    assert_eq!(cpu.next_arming(&threads), Some(Some(100 + SLICE_NS)));
+    assert_eq!(cpu.next_arming(&threads), Some(100 + SLICE_NS));
     assert!(!cpu.end_slice(99 + SLICE_NS));
     assert!(cpu.end_slice(100 + SLICE_NS));
     assert!(!cpu.end_slice(100 + SLICE_NS), "once is enough");
     cpu.disarmed();
     assert_eq!(cpu.next_arming(&threads), None, "a thread that may not be preempted is not nagged");
     turn(&mut cpu, &threads, Why::Preempted, 200 + SLICE_NS);
-    assert_eq!(cpu.next_arming(&threads), Some(Some(200 + 2 * SLICE_NS)), "the next one's");
-    turn(&mut cpu, &threads, Why::Exited, 300 + SLICE_NS);
-    assert_eq!(cpu.next_arming(&threads), Some(None), "nobody waits");
+    assert_eq!(cpu.next_arming(&threads), Some(200 + 2 * SLICE_NS), "the next one's");
+    turn(&mut cpu, &threads, Why::Yielded, 300 + SLICE_NS);
+    assert_eq!(cpu.next_arming(&threads), None, "set for earlier than needed");
+    cpu.disarmed();
+    assert!(!cpu.end_slice(200 + 2 * SLICE_NS));
+    assert_eq!(cpu.next_arming(&threads), Some(300 + 2 * SLICE_NS));
+    cpu.disarmed();
+    turn(&mut cpu, &threads, Why::Exited, 400 + SLICE_NS);
+    assert_eq!(cpu.next_arming(&threads), None, "nobody waits");
     assert!(!cpu.end_slice(u64::MAX));
 }
 
@@ -136,7 +142,7 @@ fn one_who_comes_tells_what_the_cpu_must_know() {
     assert_eq!(cpu.current(), 3);
     threads.sched(1).set_home(CpuId::BOOT);
     assert_eq!(cpu.queue(&threads, 1), Need::Rearm, "there was no tick");
-    assert_eq!(cpu.next_arming(&threads), Some(Some(SLICE_NS)));
+    assert_eq!(cpu.next_arming(&threads), Some(SLICE_NS));
     threads.sched(2).set_home(CpuId::BOOT);
     assert_eq!(cpu.queue(&threads, 2), Need::Nothing);
 }

@@ -47,7 +47,7 @@ pub struct Outcome {
     pub cpus: Vec<CpuStats>,
     /// Quiescent states that the CPUs reported, extended ones not included.
     pub quiescent: u64,
-    /// Times that a timer was set or stopped.
+    /// Times that a timer was set.
     pub timers_set: u64,
     /// Stacks in use at the end, all kept for later threads.
     pub stacks: usize,

@@ -98,15 +98,15 @@ impl Platform for Sim {
         lock(&self.0.state).now_ns
     }
 
-    fn arm_timer(self, deadline_ns: Option<u64>) -> bool {
+    fn arm_timer(self, deadline_ns: u64) -> bool {
         assert!(!self.irqs_on(), "a timer is set with interrupts on");
         self.step();
         let mut state = lock(&self.0.state);
         state.timers_set += 1;
-        let past = deadline_ns.is_some_and(|at| at <= state.now_ns);
+        let past = deadline_ns <= state.now_ns;
         // Some timers answer so, others fire at once.
         let refused = past && state.below(2) == 0;
-        state.here().timer_ns = deadline_ns.filter(|_| !refused);
+        state.here().timer_ns = (!refused).then_some(deadline_ns);
         !refused
     }
 

@@ -140,8 +140,8 @@ impl Platform for Native {
     fn now_ns(self) -> u64 {
         self.0.began.elapsed().as_nanos() as u64
     }
-    fn arm_timer(self, deadline_ns: Option<u64>) -> bool {
-        self.cpu().timer_ns.store(deadline_ns.unwrap_or(u64::MAX), SeqCst);
+    fn arm_timer(self, deadline_ns: u64) -> bool {
+        self.cpu().timer_ns.store(deadline_ns, SeqCst);
         true
     }
     fn kick(self, cpu: CpuId) {

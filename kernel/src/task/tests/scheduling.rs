@@ -138,6 +138,21 @@ fn one_thread_or_none_is_not_interrupted_by_ticks() {
 }
 
 #[test]
+fn threads_that_take_turns_do_not_set_the_timer_each_time() {
+    let outcome = run(Config::new(1, 5), |sim| {
+        let threads: Vec<_> = (0..2)
+            .map(|_| {
+                let body = move || (0..1_000).for_each(|_| sim.scheduler().yield_now());
+                sim.scheduler().spawn("turn", body).unwrap()
+            })
+            .collect();
+        threads.into_iter().for_each(JoinHandle::join);
+    });
+    assert!(outcome.cpus[0].switches > 2_000);
+    assert!(outcome.timers_set < 2 * outcome.now_ns / SLICE_NS, "{outcome:?}");
+}
+
+#[test]
 fn a_kick_makes_a_busy_cpu_pass_a_quiescent_state() {
     let count = |kicks: u32| {
         run(Config::new(1, 9), move |sim| {
