@@ -13,6 +13,7 @@
 //! | [`boot_info`] | what the loader says, checked and copied out |
 //! | [`symbols`] | function names by address, for the epitaph |
 //! | [`arch`] | x86-64: page tables, traps, address layout |
+//! | [`mm`] | page frames and the kernel heap |
 //! | [`task`] | threads: scheduling, sleep, and what they wait for one another with |
 //! | [`xen`] | those traits over real hypercalls; events, clock, console, xenstore |
 //!
@@ -26,6 +27,7 @@ extern crate std;
 pub mod arch;
 pub mod boot_info;
 pub mod cmdline;
+pub mod mm;
 pub mod port;
 pub mod report;
 pub mod symbols;

@@ -38,7 +38,7 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value = "xen")]
     on: Platform,
     /// The guest's memory at the start.
-    #[arg(long, value_name = "MiB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(8..))]
+    #[arg(long, value_name = "MiB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     memory: u32,
     /// The memory that the guest may grow to [default: the same].
     #[arg(long, value_name = "MiB")]

@@ -62,6 +62,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let text = serde_json::to_string_pretty(&results.to_json())? + "\n";
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
+    let (on_model, on_xen) = results.conformance();
+    if on_model > 0 && on_xen > 0 {
+        println!("conformance: {on_model} cases on the model, {on_xen} on Xen");
+    }
     let totals = results.totals(None);
     println!("{totals}");
     ensure!(totals.failed == 0, "{} cases failed; the guests' logs are in {}", totals.failed, out.display());

@@ -106,6 +106,21 @@ impl Results {
         self.times.push((rung, took));
     }
 
+    /// How many different cases of the conformance suite ran on the model and on Xen. The two lists are one.
+    pub(crate) fn conformance(&self) -> (usize, usize) {
+        const AREAS: [&str; 9] =
+            ["memory", "malformed", "event", "delivery", "sched", "vcpu", "version", "hvm", "hypercall"];
+        let area = |name: &str| AREAS.contains(&name);
+        let model = |case: &&Case| {
+            let mut words = case.id.split("::");
+            case.rung == Rung::Model && words.next() == Some("conformance") && words.next().is_some_and(area)
+        };
+        let xen = |case: &&Case| {
+            case.rung == Rung::Xen && case.id.split_once('.').is_some_and(|(name, _)| area(name))
+        };
+        (self.cases.iter().filter(model).count(), self.cases.iter().filter(xen).count())
+    }
+
     /// Totals of one rung, or of all.
     pub(crate) fn totals(&self, rung: Option<Rung>) -> Totals {
         let mut totals = Totals::default();
