@@ -5,11 +5,11 @@
 //! nothing runs; a CPU without work takes some from the one that has most; and a CPU whose slice ends gives the
 //! thread to one that has at least two fewer, so that three threads on two CPUs do not swap places for nothing.
 
-use super::platform::CpuId;
+use super::platform::{CpuId, mask};
 
 /// Where a thread that becomes runnable goes. `home` is where it ran last, `idle` the set of CPUs that run nothing.
 pub(crate) fn place(home: CpuId, idle: u32) -> CpuId {
-    if idle == 0 || idle & home.mask() != 0 {
+    if idle == 0 || idle & mask(home) != 0 {
         return home;
     }
     // The next idle one after home, going round, so that many wake-ups from one CPU spread.

@@ -6,7 +6,7 @@
 
 use super::balance;
 use super::cpu::{Need, Threads, Woken};
-use super::platform::{CpuId, IrqOff, Pin, Platform};
+use super::platform::{CpuId, IrqOff, Pin, Platform, mask};
 use super::scheduler::Scheduler;
 use core::sync::atomic::Ordering;
 
@@ -38,7 +38,7 @@ impl<P: Platform> Scheduler<P> {
         loop {
             let idle = self.idle.load(Ordering::SeqCst);
             let to = balance::place(home, idle);
-            if idle == 0 || self.idle.fetch_and(!to.mask(), Ordering::SeqCst) & to.mask() != 0 {
+            if idle == 0 || self.idle.fetch_and(!mask(to), Ordering::SeqCst) & mask(to) != 0 {
                 return to;
             }
         }
@@ -90,7 +90,7 @@ impl<P: Platform> Scheduler<P> {
 
     /// Makes one idle CPU look for work, and answers whether there was one.
     pub(super) fn nudge_idle(&self, me: CpuId) -> bool {
-        if self.idle.load(Ordering::SeqCst) & !me.mask() == 0 {
+        if self.idle.load(Ordering::SeqCst) & !mask(me) == 0 {
             return false;
         }
         let chosen = self.place(me);

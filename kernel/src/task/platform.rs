@@ -15,57 +15,15 @@
 //! | a new context runs for the first time | [`Scheduler::thread_main`] |
 
 use super::Scheduler;
-use core::fmt;
 use core::marker::PhantomData;
 
-/// The most CPUs that this build knows.
-pub const MAX_CPUS: usize = 32;
+pub use percpu::{CpuId, MAX_CPUS};
 
-/// A CPU, by number from 0.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(transparent)]
-pub struct CpuId(u8);
+const _: () = assert!(MAX_CPUS <= u32::BITS as usize, "sets of CPUs are masks of 32 bits, CPUs are bytes");
 
-impl CpuId {
-    /// The CPU that boots.
-    pub const BOOT: Self = Self(0);
-
-    /// The CPU with this number, or `None` from [`MAX_CPUS`] on.
-    #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "below MAX_CPUS")]
-    pub const fn new(number: usize) -> Option<Self> {
-        if number < MAX_CPUS { Some(Self(number as u8)) } else { None }
-    }
-
-    /// The number, below [`MAX_CPUS`].
-    #[must_use]
-    pub const fn get(self) -> usize {
-        self.0 as usize
-    }
-
-    /// CPUs 0 to `count - 1`, at most [`MAX_CPUS`].
-    pub fn first(count: usize) -> impl Iterator<Item = Self> {
-        (0..count).map_while(Self::new)
-    }
-
-    /// A set of this CPU alone, as a mask with bit 0 for CPU 0.
-    pub(super) const fn mask(self) -> u32 {
-        1 << self.0
-    }
-}
-
-const _: () = assert!(MAX_CPUS <= u32::BITS as usize, "sets of CPUs are masks of 32 bits");
-
-impl fmt::Debug for CpuId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cpu{}", self.0)
-    }
-}
-
-impl fmt::Display for CpuId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
-    }
+/// A set of `cpu` alone, as a mask with bit 0 for CPU 0.
+pub(super) const fn mask(cpu: CpuId) -> u32 {
+    1 << cpu.get()
 }
 
 /// Which CPU this is, and what may come between two instructions.

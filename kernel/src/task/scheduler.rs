@@ -8,7 +8,7 @@ use super::cpu::{CpuState, Finished, Why};
 use super::id::Name;
 use super::list::NONE;
 use super::lock::SpinLock;
-use super::platform::{CpuId, IrqOff, MAX_CPUS, Pin, Platform};
+use super::platform::{CpuId, IrqOff, MAX_CPUS, Pin, Platform, mask};
 use super::table::{NoBlock, Table};
 use super::wait::WaitQueue;
 use core::fmt;
@@ -111,14 +111,14 @@ impl<P: Platform> Scheduler<P> {
         state.adopt(&self.table, thread.index);
         local.publish(&state);
         drop(state);
-        self.online.fetch_or(cpu.mask(), Ordering::SeqCst);
+        self.online.fetch_or(mask(cpu), Ordering::SeqCst);
         Ok(())
     }
 
     /// CPUs online.
     pub fn online(&self) -> impl Iterator<Item = CpuId> + use<P> {
         let online = self.online.load(Ordering::SeqCst);
-        CpuId::first(MAX_CPUS).filter(move |cpu| online & cpu.mask() != 0)
+        CpuId::first(MAX_CPUS).filter(move |cpu| online & mask(*cpu) != 0)
     }
 
     /// What an idle CPU does, for ever: runs threads, halts while there are none. Interrupts on.
@@ -135,7 +135,7 @@ impl<P: Platform> Scheduler<P> {
         let local = self.cpu(cpu);
         self.leave_extended(local);
         // First say so, then look: one who queues a thread looks in the other order, so one of the two sees.
-        self.idle.fetch_or(cpu.mask(), Ordering::SeqCst);
+        self.idle.fetch_or(mask(cpu), Ordering::SeqCst);
         if local.state.lock().has_queued() || self.steal(cpu) {
             self.reschedule(Why::Yielded);
             self.platform.irq_restore(true);
@@ -268,7 +268,7 @@ impl<P: Platform> Scheduler<P> {
         local.publish(&state);
         drop(state);
         if !was_busy && next.is_some() {
-            self.idle.fetch_and(!cpu.mask(), Ordering::SeqCst);
+            self.idle.fetch_and(!mask(cpu), Ordering::SeqCst);
         }
         if let Some(deadline_ns) = arm {
             self.arm(deadline_ns);
