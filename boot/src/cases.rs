@@ -33,6 +33,8 @@ impl From<String> for Not {
 pub enum Ends {
     /// It returns.
     Returns,
+    /// It returns, but needs somebody outside who acts on its records, so it runs only when named.
+    WithHelp,
     /// It ends the machine, with an epitaph.
     Epitaph {
         /// What the epitaph says happened: `panic`, or the exception's name.
@@ -76,6 +78,9 @@ pub struct Case {
 macro_rules! case {
     ($id:literal, $run:expr) => {
         $crate::case!($id, $crate::cases::Needs::Nothing, $run, $crate::cases::Ends::Returns);
+    };
+    (on Xen, with help: $id:literal, $run:expr) => {
+        $crate::case!($id, $crate::cases::Needs::Xen, $run, $crate::cases::Ends::WithHelp);
     };
     (on Xen: $id:literal, $run:expr) => {
         $crate::case!($id, $crate::cases::Needs::Xen, $run, $crate::cases::Ends::Returns);

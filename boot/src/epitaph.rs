@@ -11,7 +11,7 @@ use crate::{cpus, image, output};
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicU32, Ordering};
-use ebb::arch::backtrace::Backtrace;
+use ebb::arch::backtrace::{Backtrace, StackMemory};
 use ebb::arch::layout::{self, WINDOW, WINDOW_SLOTS};
 use ebb::arch::trap::{Exception, PageFaultCode, SelectorCode, TrapFrame};
 use ebb::arch::{cpu, interrupts};
@@ -83,9 +83,13 @@ pub(crate) fn exception(frame: &TrapFrame) -> ! {
         writeln!(out, "backtrace:")?;
         // The interrupted instruction, then whoever called it.
         place_of_code(out, frame.rip, 0)?;
+        let jumper = caller_of_nowhere(frame);
+        if let Some(caller) = jumper {
+            place_of_code(out, caller, 1)?;
+        }
         trace(out, Backtrace::new(Stacks, frame.rbp))?;
-        let names = Names { interrupted: Some(frame.rip), frame_pointer: frame.rbp };
-        record(out, name, &detail, names, stopped)?;
+        let interrupted = Some(jumper.unwrap_or(frame.rip));
+        record(out, name, &detail, Names { interrupted, frame_pointer: frame.rbp }, stopped)?;
         appendix(out)
     })
 }
@@ -107,6 +111,16 @@ fn processors(out: &mut dyn Write, stack: u64, stopped: Stopped) -> fmt::Result 
         write!(out, ", not {}", asked.minus(obeyed))?;
     }
     writeln!(out)
+}
+
+/// Who called, if the call went to where there is no code: it has no frame there, only the return address that the
+/// call pushed.
+fn caller_of_nowhere(frame: &TrapFrame) -> Option<u64> {
+    if image::is_text(frame.rip) || !frame.rsp.is_multiple_of(8) {
+        return None;
+    }
+    let stack = Stacks.stack_of(frame.rsp).filter(|stack| stack.end - frame.rsp >= 8);
+    stack.map(|_| Stacks.word(frame.rsp)).filter(|address| image::is_text(*address))
 }
 
 /// The same, for the harness.

@@ -1,8 +1,10 @@
 //! What the machine looks like from inside, for a person and, as records, for the harness.
 
 use alloc::string::String;
-use ebb::port::{Clock, MemoryOps, VcpuOps, VersionOps};
-use ebb::units::VcpuId;
+use ebb::boot_info::MAX_ENTRIES;
+use ebb::port::{Clock, MapEntry, MemoryKind, MemoryOps, VcpuOps, VersionOps};
+use ebb::units::{FRAME_SIZE, VcpuId};
+use ebb::utc::Utc;
 use ebb_boot::{Domain, Machine, report};
 use xen_abi::Errno;
 
@@ -13,13 +15,17 @@ const MAX_VCPUS: u32 = 512;
 pub(crate) fn tell(machine: &Machine) {
     let info = machine.boot_info();
     log::info!("command line: {:?}", info.command_line());
-    for range in info.ram().ranges() {
-        log::info!(
-            "memory {:#012x}..{:#012x}: {} of RAM",
-            range.start().start().get(),
-            range.end().start().get(),
-            range.count().to_kib()
-        );
+    let mut entries = [MapEntry { start: 0, size: 0, kind: MemoryKind::Ram }; MAX_ENTRIES];
+    match machine.domain().map(|domain| domain.xen().memory_map(&mut entries)) {
+        Some(Ok(count)) => entries[..count].iter().for_each(tell_range),
+        // Not on Xen, or Xen has no map: what the loader said, as far as it is RAM.
+        Some(Err(_)) | None => {
+            for range in info.ram().ranges() {
+                let start = range.start().start().get();
+                let size = range.count().get() * FRAME_SIZE as u64;
+                tell_range(&MapEntry { start, size, kind: MemoryKind::Ram });
+            }
+        }
     }
     for module in info.modules() {
         log::info!("module {module:?}");
@@ -32,6 +38,11 @@ pub(crate) fn tell(machine: &Machine) {
     if let Err(error) = tell_domain(machine, domain) {
         log::error!("Xen does not say what it is: {error}");
     }
+}
+
+fn tell_range(entry: &MapEntry) {
+    let end = entry.start.saturating_add(entry.size);
+    log::info!("memory {:#012x}..{end:#012x}: {} KiB, {:?}", entry.start, entry.size / 1024, entry.kind);
 }
 
 fn tell_domain(machine: &Machine, domain: &Domain) -> Result<(), Errno> {
@@ -49,7 +60,7 @@ fn tell_domain(machine: &Machine, domain: &Domain) -> Result<(), Errno> {
 
     let (uptime_ns, now_ns) = (domain.clock().now_ns(), domain.wall_clock_ns());
     let seconds = now_ns / 1_000_000_000;
-    log::info!("system time {uptime_ns} ns, {seconds} s since 1970");
+    log::info!("{} by the host, {uptime_ns} ns since Xen started", Utc::from_unix_s(seconds));
 
     let domid = match read_store(domain, "domid") {
         Ok(domid) => domid,

@@ -6,6 +6,7 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`units`] | frames, addresses, sizes and identifiers as types |
+//! | [`utc`] | moments as people write them |
 //! | [`port`] | what the kernel needs from a hypervisor, as small traits |
 //! | [`report`] | machine-readable records on the console |
 //! | [`cmdline`] | the kernel command line: options with types, bad ones reported |
@@ -13,6 +14,7 @@
 //! | [`symbols`] | function names by address, for the epitaph |
 //! | [`smp`] | several CPUs: messages, calls, TLB shootdown |
 //! | [`arch`] | x86-64: page tables, traps, address layout |
+//! | [`mm`] | page frames and the kernel heap |
 //! | [`xen`] | those traits over real hypercalls; events, clock, console, xenstore |
 //!
 //! Everything but `arch` and the hypercall instruction builds and is tested on the host.
@@ -25,9 +27,11 @@ extern crate std;
 pub mod arch;
 pub mod boot_info;
 pub mod cmdline;
+pub mod mm;
 pub mod port;
 pub mod report;
 pub mod smp;
 pub mod symbols;
 pub mod units;
+pub mod utc;
 pub mod xen;

@@ -282,6 +282,20 @@ fn a_silent_store_costs_the_timeout_and_no_more() {
 }
 
 #[test]
+fn an_answer_without_an_event_is_found_at_the_deadline_and_counted() {
+    let machine = Machine::new();
+    let mut store = client(&machine);
+    store.set_timeout_ns(50_000_000);
+    assert_eq!(store.read_text("domid"), Ok("7".to_string()));
+    assert_eq!(store.unannounced(), 0);
+    machine.store.borrow_mut().behaviour(GUEST).mute = true;
+    let before = machine.now_ns();
+    assert_eq!(store.read_text("domid"), Ok("7".to_string()));
+    assert_eq!(machine.now_ns() - before, 50_000_000);
+    assert_eq!(store.unannounced(), 1);
+}
+
+#[test]
 fn a_late_answer_is_not_taken_for_the_next() {
     let machine = Machine::new();
     let mut store = client(&machine);

@@ -43,6 +43,11 @@ enum Command {
     /// since its creation. The command ends when the guest does, and fails unless the guest ended well. Ctrl-C shuts
     /// the guest and the machine down.
     Run(run::Args),
+    /// Run the tests: on the host, on the model hypervisor, in guests on bare QEMU and on real Xen.
+    ///
+    /// Each case has its own bound, and its own process or its own record from a guest; none is judged by its text.
+    /// Ends with the counts, and with an error if a case failed.
+    Test(test::Args),
     /// Write the image and a configuration for `xl`, for a Xen host of your own.
     Image(image::Args),
 }
@@ -52,6 +57,7 @@ fn main() -> ExitCode {
         Command::Setup(args) => setup::run(&args),
         Command::Build(args) => args.run(),
         Command::Run(args) => run::run(&args),
+        Command::Test(args) => test::run(&args),
         Command::Image(args) => image::run(&args),
     };
     match result {

@@ -5,6 +5,7 @@ use crate::console::{Event, Line};
 use crate::xen::{Ending, GuestConfig, HostConfig, Session};
 use crate::{build, interrupt, paths, qemu, setup};
 use anyhow::{Context, Result, ensure};
+use ebb::report::Record;
 use serde::Serialize;
 use std::fs::File;
 use std::io::Write;
@@ -15,8 +16,8 @@ use std::time::{Duration, Instant};
 const STOP_BOUND: Duration = Duration::from_secs(60);
 /// How long a look at the host may take.
 const LOOK_BOUND: Duration = Duration::from_secs(60);
-/// As good as no deadline.
-const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// How long a guest may take to be ready.
+const READY_BOUND: Duration = Duration::from_secs(120);
 /// The image's path in dom0.
 const KERNEL: &str = "/guests/ebb";
 
@@ -37,7 +38,7 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value = "xen")]
     on: Platform,
     /// The guest's memory at the start.
-    #[arg(long, value_name = "MiB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(8..))]
+    #[arg(long, value_name = "MiB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     memory: u32,
     /// The memory that the guest may grow to [default: the same].
     #[arg(long, value_name = "MiB")]
@@ -48,10 +49,10 @@ pub(crate) struct Args {
     /// The kernel's command line.
     #[arg(long, value_name = "STR", default_value = "")]
     cmdline: String,
-    /// Shut the guest down after so long; without it, wait until it ends by itself. On bare QEMU nothing can ask
+    /// Shut the guest down so long after it is ready, if it has not ended by itself. On bare QEMU nothing can ask
     /// it, and a guest that has not ended by then has failed.
-    #[arg(long, value_name = "N")]
-    seconds: Option<u64>,
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    seconds: u64,
     /// Run this image instead of building one.
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
@@ -165,13 +166,15 @@ struct Listener {
     records: File,
     count: u64,
     first: Option<Duration>,
+    /// The guest said that it is ready.
+    ready: bool,
 }
 
 impl Listener {
     fn new(out: &Path) -> Result<Self> {
         let path = out.join("records.log");
         let records = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(Self { records, count: 0, first: None })
+        Ok(Self { records, count: 0, first: None, ready: false })
     }
 
     fn hear(&mut self, line: &Line) -> Result<()> {
@@ -180,6 +183,10 @@ impl Listener {
             self.count += 1;
             self.records.write_all(&line.bytes)?;
             self.records.write_all(b"\n")?;
+            match Record::parse(&line.bytes) {
+                Ok(record) => self.ready |= record.kind == "ready",
+                Err(error) => eprintln!("run: {error}"),
+            }
         } else {
             println!("{}", line.shown());
         }
@@ -217,15 +224,22 @@ fn on_xen(args: &Args, image: &Path, out: &Path, summary: &mut Summary) -> Resul
         extra: Vec::new(),
     })?;
     let _registration = interrupt::on(guest.interrupter());
-    eprint!("{}", session.exec("xl list", LOOK_BOUND)?.text);
     summary.logs = vec![guest.log().to_path_buf(), session.xen_log()];
 
     let mut listener = Listener::new(out)?;
     let mut asked = None;
-    let mut deadline = Instant::now() + args.seconds.map_or(FOREVER, Duration::from_secs);
+    let mut deadline = Instant::now() + READY_BOUND;
+    let mut ready = false;
     let ending = loop {
         match guest.next(deadline)? {
-            Event::Line(line) => listener.hear(&line)?,
+            Event::Line(line) => {
+                listener.hear(&line)?;
+                if listener.ready && !ready {
+                    ready = true;
+                    eprint!("{}", session.exec("xl list", LOOK_BOUND)?.text);
+                    deadline = Instant::now() + Duration::from_secs(args.seconds);
+                }
+            }
             Event::Ended(ending) => break Some(ending),
             Event::Interrupted | Event::Deadline if asked.is_none() => {
                 eprintln!("run: asking the guest to shut down");
@@ -277,7 +291,7 @@ fn on_qemu(args: &Args, image: &Path, out: &Path, summary: &mut Summary) -> Resu
     let _registration = interrupt::on(guest.interrupter());
     summary.logs = vec![guest.log().to_path_buf()];
     let mut listener = Listener::new(out)?;
-    let deadline = Instant::now() + args.seconds.map_or(FOREVER, Duration::from_secs);
+    let deadline = Instant::now() + READY_BOUND + Duration::from_secs(args.seconds);
     let ending = loop {
         match guest.next(deadline)? {
             Event::Line(line) => listener.hear(&line)?,

@@ -3,3 +3,72 @@
 mod guest;
 mod host;
 mod outcome;
+mod qemu;
+mod system;
+mod xen;
+
+use crate::paths;
+use anyhow::{Context, Result, ensure};
+use outcome::{Results, Rung};
+use std::path::PathBuf;
+
+/// Packages whose tests need no hypervisor at all.
+const HOST: &[&str] = &["ebb", "xen-abi", "percpu", "xtask"];
+/// Packages whose tests run on the model hypervisor.
+const MODEL: &[&str] = &["ebb-tests"];
+
+/// The options of `test`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Run only these rungs; may be given several times. All by default, lowest first.
+    #[arg(long, value_enum, value_name = "RUNG")]
+    only: Vec<Rung>,
+    /// Run only cases whose id contains this.
+    filter: Option<String>,
+    /// Write all results to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Where the logs of guests go.
+    #[arg(long, value_name = "DIR", default_value = "out/test")]
+    out: PathBuf,
+}
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// If a case failed, or something could not be run at all.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let out = paths::workspace().join(&args.out);
+    std::fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
+    let filter = args.filter.as_deref();
+    let mut results = Results::default();
+    for rung in Rung::ALL {
+        if !args.only.is_empty() && !args.only.contains(&rung) {
+            continue;
+        }
+        let ran = match rung {
+            Rung::Host => host::run(rung, HOST, filter, &mut results),
+            Rung::Model => host::run(rung, MODEL, filter, &mut results),
+            Rung::Qemu => qemu::run(filter, &out, &mut results),
+            Rung::Xen => xen::run(filter, &out, &mut results),
+        };
+        // A rung that cannot be run is a failure of its own, and the others still have something to say.
+        if let Err(error) = ran {
+            results.broke(rung, &error);
+        }
+    }
+    if let Some(path) = &args.json {
+        let text = serde_json::to_string_pretty(&results.to_json())? + "\n";
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let (on_model, on_xen) = results.conformance();
+    if on_model > 0 && on_xen > 0 {
+        println!("conformance: {on_model} cases on the model, {on_xen} on Xen");
+    }
+    let totals = results.totals(None);
+    println!("{totals}");
+    ensure!(totals.failed == 0, "{} cases failed; the guests' logs are in {}", totals.failed, out.display());
+    ensure!(totals.passed > 0, "no case was run");
+    Ok(())
+}

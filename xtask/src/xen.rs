@@ -10,5 +10,5 @@ pub(crate) mod initramfs;
 mod ports;
 mod session;
 
-pub(crate) use guest::{Ending, GuestConfig};
+pub(crate) use guest::{Ending, Guest, GuestConfig};
 pub(crate) use session::{HostConfig, Session};

@@ -85,9 +85,12 @@ impl Guest {
     fn word(&self, frame: Gfn, index: usize) -> &AtomicU64 {
         let inside = frame >= self.block && frame < self.block + Frames::new(BLOCK_FRAMES);
         assert!(inside && index < FRAME_SIZE / 8, "{frame} word {index} is not the cases' own");
-        let page = core::ptr::with_exposed_provenance_mut::<u8>(self.address(frame) as usize);
-        // SAFETY: the direct map covers all RAM for good, so the address is mapped and not null.
-        let page = unsafe { SharedPage::new(NonNull::new_unchecked(page)) };
+        let pointer = core::ptr::with_exposed_provenance_mut::<u8>(self.address(frame) as usize);
+        let page = NonNull::new(pointer).map(|page| {
+            // SAFETY: the direct map covers all RAM for good, and the cases reach the block through this view only.
+            unsafe { SharedPage::new(page) }
+        });
+        let page = page.unwrap_or_else(|| unreachable!("the direct map begins above 0"));
         let word: *const AtomicU64 = page.u64(index * 8);
         // SAFETY: in the direct map, which lives as long as the machine; atomics only. A hole reads as ones.
         unsafe { &*word }

@@ -20,7 +20,7 @@ mod smp;
 mod store;
 
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Display;
 use ebb::cmdline::{self, BASE, Item, Kind, Opt, Value};
@@ -110,6 +110,7 @@ fn main(machine: &'static Machine) -> Outcome {
     for case in &all {
         match case.ends() {
             Ends::Returns => report("case", &[("id", &case.id()), ("ends", &"return")]),
+            Ends::WithHelp => report("case", &[("id", &case.id()), ("ends", &"return-with-help")]),
             Ends::Epitaph { what, through } => {
                 report("case", &[("id", &case.id()), ("ends", &what), ("through", &through)]);
             }
@@ -166,7 +167,7 @@ fn same<T: PartialEq + core::fmt::Debug>(what: &str, got: T, wanted: T) -> Resul
 
 /// An error that the case did not expect.
 fn failed(what: &str) -> impl Fn(&dyn Display) -> Not {
-    move |error| Not::Failed(format!("{what}: {}", error.to_string()))
+    move |error| Not::Failed(format!("{what}: {error}"))
 }
 
 /// The domain's services, or a skip on a bare machine.

@@ -5,11 +5,11 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec;
 use ebb::port::Clock;
-use ebb::xen::store::{Store, StoreError, WatchEvent};
+use ebb::xen::store::{DEFAULT_TIMEOUT_NS, Store, StoreError, WatchEvent};
 use ebb_boot::case;
 use ebb_boot::cases::Not;
 use ebb_boot::domain::Sleeping;
-use ebb_boot::{Domain, Machine};
+use ebb_boot::{Domain, Machine, report};
 use xen_abi::Errno;
 
 /// A directory that the toolstack gives every guest for its own use.
@@ -142,5 +142,39 @@ case!(on Xen: "store.an_aborted_transaction_leaves_nothing", |machine| {
         });
         same("the error", result, Err(StoreError::BadRequest("on purpose")))?;
         same("the node", store.read(&path), Err(StoreError::Refused(Errno::ENOENT)))
+    })
+});
+
+/// How long a request may take here.
+const SHORT_NS: u64 = 300_000_000;
+/// How long the harness may take to act.
+const HELP_NS: u64 = 60_000_000_000;
+
+case!(on Xen, with help: "store.a_store_that_sleeps_times_out_and_recovers", |machine| {
+    with_store(machine, |domain, store| {
+        store.write(&at("asked"), b"the right answer").map_err(|error| failed("write")(&error))?;
+        store.set_timeout_ns(SHORT_NS);
+        report("help", &[("with", &"stop-xenstored")]);
+        let deadline_ns = domain.clock().now_ns() + HELP_NS;
+        let read_until = |store: &mut Store<Sleeping>, wanted: fn(&Result<String, StoreError>) -> bool| {
+            while domain.clock().now_ns() < deadline_ns {
+                let answer = store.read_text(&at("asked"));
+                if wanted(&answer) {
+                    return Ok(());
+                }
+                let right = answer == Ok(String::from("the right answer"));
+                ensure(right || answer == Err(StoreError::Timeout), &format!("the answer is {answer:?}"))?;
+            }
+            Err(Not::from("the harness did not help in time"))
+        };
+        read_until(store, |answer| *answer == Err(StoreError::Timeout))?;
+        report("help", &[("with", &"wake-xenstored")]);
+        read_until(store, Result::is_ok)?;
+        store.set_timeout_ns(DEFAULT_TIMEOUT_NS);
+        // Late answers to what was given up are not taken for answers to this.
+        for _ in 0..3 {
+            same("a missing node", store.read(&at("none")), Err(StoreError::Refused(Errno::ENOENT)))?;
+        }
+        ensure(store.skipped() > 0, "no late answer came")
     })
 });

@@ -28,16 +28,16 @@ macro_rules! for_each_case {
                     "a list ends at the first hole; what is before it is gone, what is after it stays";
                 a_half_failed_block_loses_its_beginning:
                     "a block with a hole counts 0, its frames before the hole are gone, and trying again \
-             does nothing";
+does nothing";
                 memory_can_be_anywhere: "a frame can be populated outside the memory map";
                 alignment_is_not_checked: "a block can be populated at an odd frame number";
                 over_allocation_is_refused_to_the_frame:
                     "a block beyond max_pages is refused whole, single frames are granted up to the limit \
-             and not beyond";
+and not beyond";
                 a_released_block_makes_room: "what was released can be had elsewhere";
                 populating_memory_leaks_it [1]:
                     "populating a frame that has memory succeeds and charges twice; only one can be \
-             released";
+released";
                 increase_reservation_charges_for_nothing [1]:
                     "increase_reservation charges a frame and maps it nowhere";
                 reservations_are_plausible: "tot_pages and max_pages can be asked for";
@@ -70,7 +70,7 @@ macro_rules! for_each_case {
                 there_is_one_shared_info_page: "shared info index 1 is EINVAL";
                 device_memory_is_not_ours: "mapping device memory is EACCES";
                 a_foreign_frame_needs_the_batch_form: "the plain call maps no foreign frames: ENOSYS";
-                the_toolstacks_commands_are_refused: "get_pod_target of oneself is EINVAL, machine_memory_map ENOSYS";
+                the_toolstacks_commands_are_refused: "get_pod_target is EPERM, machine_memory_map ENOSYS";
                 moving_a_frame_leaves_a_hole:
                     "add_to_physmap moves a frame with its content, and charges nothing";
                 a_long_list_is_restarted_unseen: "the count of a preempted call is the whole call's";

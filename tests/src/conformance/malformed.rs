@@ -265,7 +265,7 @@ pub(super) fn the_toolstacks_commands_are_refused<E: Env>(env: &E) -> Outcome {
         // SAFETY: longer than either structure, and a domU is refused both.
         unsafe { own::command(env, hypercall::MEMORY_OP, u64::from(command), &mut zeros) }
     };
-    answers("get_pod_target", command(abi::GET_POD_TARGET), Errno::EINVAL.to_rax())?;
+    answers("get_pod_target", command(abi::GET_POD_TARGET), Errno::EPERM.to_rax())?;
     answers("machine_memory_map", command(abi::MACHINE_MEMORY_MAP), Errno::ENOSYS.to_rax())
 }
 

@@ -31,6 +31,8 @@ pub struct Behaviour {
     pub delay: u32,
     /// Does nothing at all.
     pub silent: bool,
+    /// Works, and tells the guest nothing of it.
+    pub mute: bool,
 }
 
 #[derive(Debug)]
@@ -80,7 +82,7 @@ impl Connection {
         page.u32(SERVER_FEATURES).store(3, Ordering::Release);
         Self {
             page,
-            behaviour: Behaviour { chunk: usize::MAX, delay: 0, silent: false },
+            behaviour: Behaviour { chunk: usize::MAX, delay: 0, silent: false, mute: false },
             input: Vec::new(),
             output: VecDeque::new(),
             due: None,

@@ -144,6 +144,10 @@ impl Xenstored {
     /// One step, if there is something to do. Moves bytes of one guest's ring and carries out what is whole and due; answers whether the guest gets an
     /// event.
     pub fn step(&mut self, domain: DomId) -> bool {
+        self.work(domain) && !self.connection(domain).behaviour.mute
+    }
+
+    fn work(&mut self, domain: DomId) -> bool {
         let connection = self.connection(domain);
         if connection.behaviour.silent || !connection.awake {
             return false;

@@ -66,9 +66,7 @@ impl State {
                     _ => Err(Errno::EOPNOTSUPP),
                 }
             }
-            // Xen looks at the domain first and does not take DOMID_SELF here. Another domain, or its own number,
-            // would be EPERM for a domU; no caller of ours names one.
-            abi::SET_POD_TARGET | abi::GET_POD_TARGET => Err(Errno::EINVAL),
+            abi::SET_POD_TARGET | abi::GET_POD_TARGET => Err(Errno::EPERM),
             _ => Err(Errno::ENOSYS),
         }
     }
@@ -131,7 +129,7 @@ impl State {
         let on_demand = reservation.mem_flags & abi::MEMF_POPULATE_ON_DEMAND != 0;
         let node = reservation.mem_flags >> 8 & 0xFF;
         let exact = reservation.mem_flags & abi::MEMF_EXACT_NODE_REQUEST != 0;
-        !on_demand && !narrow && !(exact && node != 0)
+        !(on_demand || narrow || (exact && node != 0))
     }
 
     /// One extent.

@@ -136,8 +136,11 @@ impl Parts {
     }
 }
 
-/// Name, type and contents of each note; all of them rounded to 4 bytes.
-fn parse_notes(mut bytes: &[u8]) -> Result<Vec<(&[u8], u32, &[u8])>> {
+/// Name, type and contents of an ELF note.
+type NoteParts<'b> = (&'b [u8], u32, &'b [u8]);
+
+/// The notes of a segment; all parts of them are rounded to 4 bytes.
+fn parse_notes(mut bytes: &[u8]) -> Result<Vec<NoteParts<'_>>> {
     fn take<'b>(bytes: &mut &'b [u8], count: usize) -> Result<&'b [u8]> {
         let (taken, rest) = bytes.split_at_checked(count).context("a note that is cut short")?;
         *bytes = rest.get(count.next_multiple_of(4) - count..).unwrap_or_default();

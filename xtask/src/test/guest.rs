@@ -7,7 +7,7 @@
 //!
 //! | record | fields |
 //! |---|---|
-//! | `case` | `id`, `ends` (`return`, or the kind of epitaph), `through` (a function its backtrace must name), `cpu` (`other`: not the one that boots) |
+//! | `case` | `id`, `ends` (`return`; `return-with-help`: run by `system`; or the kind of epitaph), `through` (a function that its backtrace must name), `cpu` (`other`: not the one that boots) |
 //! | `plan` | `cases`: how many were declared |
 //! | `begin` | `id` |
 //! | `end` | `id`, `outcome` (`pass`, `fail`, `skip`), `why` |
@@ -194,36 +194,43 @@ impl Watch {
     }
 }
 
-/// Runs all cases of the image whose id contains `filter`.
+/// Runs all cases of the image whose id contains `only` and, with `prefix` before it, `filter`.
 ///
 /// # Errors
 ///
-/// If a guest cannot be started, or the first boot does not even declare its cases.
+/// If a guest cannot be started, or a boot does not even declare its cases.
 pub(crate) fn run(
     rung: Rung,
+    prefix: &str,
     guest: &mut dyn Guest,
+    only: Option<&str>,
     filter: Option<&str>,
     results: &mut Results,
 ) -> Result<()> {
-    let filter_option = filter.map(|filter| format!(" test.filter={filter}")).unwrap_or_default();
+    let named = |id: &str| format!("{prefix}{id}");
+    // The image knows nothing of prefixes, so it is given a filter only if that decides without one.
+    let inner = filter.filter(|_| prefix.is_empty()).or(only);
+    let filter_option = inner.map(|filter| format!(" test.filter={filter}")).unwrap_or_default();
     let mut after: Option<String> = None;
     let declared = loop {
         let from = after.as_ref().map(|id| format!(" test.after={id}")).unwrap_or_default();
         let mut watch = Watch::new();
         let end = guest.boot(&format!("loglevel=info{filter_option}{from}"), &mut watch)?;
         if watch.planned.is_none() {
-            bail!("the test image did not declare its cases: {}", watch.story(&end));
+            bail!("{prefix}: the test image did not declare its cases: {}", watch.story(&end));
         }
         let story = watch.story(&end);
         for (id, outcome, took) in watch.ended {
-            results.add(Case { id, rung, outcome, took });
+            if filter.is_none_or(|filter| named(&id).contains(filter)) {
+                results.add(Case { id: named(&id), rung, outcome, took });
+            }
         }
         if let Some((id, since)) = watch.running {
             if after.as_ref() == Some(&id) {
-                bail!("the test image does not go on after {id}: {story}");
+                bail!("{prefix}: the test image does not go on after {id}: {story}");
             }
             results.add(Case {
-                id: id.clone(),
+                id: named(&id),
                 rung,
                 outcome: Outcome::Failed(story),
                 took: since.elapsed(),
@@ -232,20 +239,22 @@ pub(crate) fn run(
             continue;
         }
         if !watch.done || watch.broken.is_some() || end != End::Stopped {
-            let id = "test-image.ends-cleanly".to_owned();
+            let id = named("test-image.ends-cleanly");
             results.add(Case { id, rung, outcome: Outcome::Failed(story), took: Duration::ZERO });
         }
         break watch.declared;
     };
-    for case in declared.iter().filter(|case| case.ends != "return") {
-        if filter.is_some_and(|filter| !case.id.contains(filter)) {
+    for case in declared.iter().filter(|case| !case.ends.starts_with("return")) {
+        let wanted = only.is_none_or(|only| case.id.contains(only))
+            && filter.is_none_or(|filter| named(&case.id).contains(filter));
+        if !wanted {
             continue;
         }
         let begun = Instant::now();
         let mut watch = Watch::new();
         let end = guest.boot(&format!("loglevel=info test.solo={}", case.id), &mut watch)?;
         let outcome = judge_epitaph(case, &watch, &end);
-        results.add(Case { id: case.id.clone(), rung, outcome, took: begun.elapsed() });
+        results.add(Case { id: named(&case.id), rung, outcome, took: begun.elapsed() });
     }
     Ok(())
 }
@@ -326,7 +335,7 @@ mod tests {
     fn run_script(boots: Vec<(Vec<Vec<u8>>, End)>) -> (Result<()>, Vec<(String, bool)>, Vec<String>) {
         let mut script = Script { boots, cmdlines: Vec::new() };
         let mut results = Results::default();
-        let ran = run(Rung::Qemu, &mut script, None, &mut results);
+        let ran = run(Rung::Qemu, "", &mut script, None, None, &mut results);
         let json = results.to_json();
         let cases = json["cases"]
             .as_array()

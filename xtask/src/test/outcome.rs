@@ -93,10 +93,32 @@ impl Results {
         self.cases.push(case);
     }
 
+    /// Notes that a rung could not be run to its end.
+    pub(crate) fn broke(&mut self, rung: Rung, error: &anyhow::Error) {
+        let outcome = Outcome::Failed(format!("{error:#}"));
+        self.add(Case { id: "the-rung-runs".to_owned(), rung, outcome, took: Duration::ZERO });
+        self.finish(rung, Duration::ZERO);
+    }
+
     /// Notes how long a rung took as a whole.
     pub(crate) fn finish(&mut self, rung: Rung, took: Duration) {
         println!("{:<6} {} in {:.1} s", rung.name(), self.totals(Some(rung)), took.as_secs_f64());
         self.times.push((rung, took));
+    }
+
+    /// How many different cases of the conformance suite ran on the model and on Xen. The two lists are one.
+    pub(crate) fn conformance(&self) -> (usize, usize) {
+        const AREAS: [&str; 9] =
+            ["memory", "malformed", "event", "delivery", "sched", "vcpu", "version", "hvm", "hypercall"];
+        let area = |name: &str| AREAS.contains(&name);
+        let model = |case: &&Case| {
+            let mut words = case.id.split("::");
+            case.rung == Rung::Model && words.next() == Some("conformance") && words.next().is_some_and(area)
+        };
+        let xen = |case: &&Case| {
+            case.rung == Rung::Xen && case.id.split_once('.').is_some_and(|(name, _)| area(name))
+        };
+        (self.cases.iter().filter(model).count(), self.cases.iter().filter(xen).count())
     }
 
     /// Totals of one rung, or of all.

@@ -13,7 +13,7 @@
 //! | [`data`], [`words`] | a value per CPU; which per-CPU words are in use |
 //! | [`gs`] | the fast paths as x86-64 instructions |
 //! | [`rcu`] | grace periods and callbacks |
-//! | [`reference`] | reference counts that are one unlocked add while their object lives |
+//! | [`mod@reference`] | reference counts that are one unlocked add while their object lives |
 //! | [`counter`] | counters that are one unlocked add, read approximately |
 //! | [`host`] | the platform whose CPUs are threads |
 #![no_std]

@@ -48,6 +48,7 @@ pub struct Store<P> {
     /// A reconnection is going on.
     pub(super) reconnecting: bool,
     pub(super) skipped: u64,
+    pub(super) unannounced: u64,
 }
 
 impl<P: EventOps + Wait> Store<P> {
@@ -72,6 +73,7 @@ impl<P: EventOps + Wait> Store<P> {
             failed: None,
             reconnecting: false,
             skipped: 0,
+            unannounced: 0,
         }
     }
 
@@ -90,6 +92,13 @@ impl<P: EventOps + Wait> Store<P> {
     #[must_use]
     pub const fn skipped(&self) -> u64 {
         self.skipped
+    }
+
+    /// Answers that were found only because a request's time was over: their event was lost, on either side, or
+    /// came in that very moment.
+    #[must_use]
+    pub const fn unannounced(&self) -> u64 {
+        self.unannounced
     }
 
     /// The value of a node.

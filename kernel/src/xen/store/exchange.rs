@@ -7,6 +7,7 @@ use super::StoreError;
 use super::client::Store;
 use super::wire::{self, Header, Kind, PAYLOAD_MAX, Part};
 use crate::port::{EventOps, Wait};
+use log::warn;
 
 /// How many messages one look at the ring handles, so that a store that never stops talking cannot keep a
 /// request from its deadline.
@@ -19,15 +20,21 @@ impl<P: EventOps + Wait> Store<P> {
         deadline_ns: u64,
         ready: impl Fn(&mut Self) -> Option<R>,
     ) -> Result<R, StoreError> {
+        let mut late = false;
         loop {
             self.look()?;
             if let Some(result) = ready(self) {
+                if late {
+                    self.unannounced += 1;
+                    warn!("xenstore: an answer was there, and no event had told of it until the deadline");
+                }
                 return Ok(result);
             }
-            if self.platform.now_ns() >= deadline_ns {
+            if late || self.platform.now_ns() >= deadline_ns {
                 return Err(StoreError::Timeout);
             }
             self.platform.wait(self.port, deadline_ns);
+            late = self.platform.now_ns() >= deadline_ns;
         }
     }
 

@@ -1,0 +1,442 @@
+//! One 2 MiB block: a complete buddy system over its 512 frames, in bitmaps.
+//!
+//! Bit `s` of order `k`'s bitmap says that the extent of 2^k frames at frame `s << k` is free, and not part of a
+//! larger free extent. The bitmaps of orders 0–9 have 512 + 256 + … + 1 bits and fill sixteen words. Splitting
+//! and merging therefore touch this structure only, never the memory itself and never the frame table, and take at
+//! most nine steps.
+
+use super::entry::Class;
+
+/// Frames in a block.
+pub(super) const FRAMES: usize = 512;
+/// Orders 0 to 9.
+pub(super) const ORDERS: usize = 10;
+/// No block: the end of a list.
+pub(super) const NONE: u32 = u32::MAX;
+/// In no list of free blocks.
+pub(super) const UNLISTED: u8 = u8::MAX;
+
+const WORDS: usize = FRAMES / 64;
+
+/// How many free extents of each order there are.
+pub(super) type ByOrder = [u32; ORDERS];
+
+/// What the allocator knows of one block. The caller supplies them as raw material; their contents are private.
+#[derive(Clone)]
+#[repr(align(64))]
+pub struct Block {
+    /// The bitmaps of free extents, order after order.
+    free_map: [u64; 2 * WORDS],
+    /// Free frames known to be zero. Clear for every frame that is not free.
+    zero_map: [u64; WORDS],
+    /// Frames in the balloon whose token the allocator keeps.
+    balloon_map: [u64; WORDS],
+    /// Free extents of each order, in this block.
+    counts: [u16; ORDERS],
+    /// Bit `k`: there is a free extent of order `k`.
+    orders: u16,
+    /// Free frames.
+    pub(super) free: u16,
+    /// Free frames known to be zero.
+    pub(super) zero: u16,
+    /// Frames handed out as pinned, those in magazines included.
+    pub(super) pinned: u16,
+    /// Frames handed out as movable, those in magazines included.
+    pub(super) movable: u16,
+    /// Frames in the balloon, deposited here.
+    pub(super) deposited: u16,
+    /// Frames in the balloon, with a token outside.
+    pub(super) lent: u16,
+    /// Frames of memory that the allocator manages; fewer than 512 in a fragment.
+    pub(super) managed: u16,
+    /// Frames of memory that it was told to leave alone.
+    pub(super) reserved: u16,
+    /// Which group the free frames serve.
+    pub(super) class: Class,
+    /// The list of free blocks that holds this one.
+    pub(super) list: u8,
+    pub(super) next: u32,
+    pub(super) prev: u32,
+    /// Links of the list of blocks with deposited frames.
+    pub(super) balloon_next: u32,
+    pub(super) balloon_prev: u32,
+    pub(super) in_balloon_list: bool,
+}
+
+const _: () = assert!(size_of::<Block>() == 320);
+
+impl Default for Block {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The first bit of an order's bitmap.
+const fn base(order: usize) -> usize {
+    2 * FRAMES - ((2 * FRAMES) >> order)
+}
+
+/// The words, and the bits in them, that stand for the frames of an extent.
+fn words(index: usize, order: usize) -> impl Iterator<Item = (usize, u64)> {
+    let (count, mask) = match order {
+        0..6 => (1, ((1 << (1 << order)) - 1) << (index % 64)),
+        _ => (1 << (order - 6), u64::MAX),
+    };
+    (index / 64..index / 64 + count).map(move |word| (word, mask))
+}
+
+impl Block {
+    /// A block without memory.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            free_map: [0; 2 * WORDS],
+            zero_map: [0; WORDS],
+            balloon_map: [0; WORDS],
+            counts: [0; ORDERS],
+            orders: 0,
+            free: 0,
+            zero: 0,
+            pinned: 0,
+            movable: 0,
+            deposited: 0,
+            lent: 0,
+            managed: 0,
+            reserved: 0,
+            class: Class::Pinned,
+            list: UNLISTED,
+            next: NONE,
+            prev: NONE,
+            balloon_next: NONE,
+            balloon_prev: NONE,
+            in_balloon_list: false,
+        }
+    }
+
+    /// Whether part of the block is no managed memory, so that it can never be whole.
+    pub(super) fn is_fragment(&self) -> bool {
+        usize::from(self.managed) < FRAMES
+    }
+
+    /// Whether the block has no memory at all.
+    pub(super) fn is_absent(&self) -> bool {
+        self.managed == 0 && self.reserved == 0
+    }
+
+    /// The largest order that a request could get, if any.
+    pub(super) fn largest(&self) -> Option<usize> {
+        self.orders.checked_ilog2().map(|order| order as usize)
+    }
+
+    /// Counts frames as handed out to a class, or back from it.
+    pub(super) fn out(&mut self, class: Class) -> &mut u16 {
+        match class {
+            Class::Pinned => &mut self.pinned,
+            Class::Movable => &mut self.movable,
+        }
+    }
+
+    /// Whether the extent of `order` in `slot` is free as such.
+    pub(super) fn is_free(&self, order: usize, slot: usize) -> bool {
+        let bit = base(order) + slot;
+        self.free_map[bit / 64] >> (bit % 64) & 1 != 0
+    }
+
+    /// The free extent that holds a frame: its first frame and order.
+    pub(super) fn free_extent(&self, index: usize) -> Option<(usize, usize)> {
+        (0..ORDERS)
+            .find(|&order| self.is_free(order, index >> order))
+            .map(|order| (index >> order << order, order))
+    }
+
+    fn insert(&mut self, order: usize, slot: usize, tally: &mut ByOrder) {
+        let bit = base(order) + slot;
+        self.free_map[bit / 64] |= 1 << (bit % 64);
+        self.counts[order] += 1;
+        self.orders |= 1 << order;
+        tally[order] += 1;
+    }
+
+    fn remove(&mut self, order: usize, slot: usize, tally: &mut ByOrder) {
+        let bit = base(order) + slot;
+        self.free_map[bit / 64] &= !(1 << (bit % 64));
+        self.counts[order] -= 1;
+        if self.counts[order] == 0 {
+            self.orders &= !(1 << order);
+        }
+        tally[order] -= 1;
+    }
+
+    /// The lowest free slot of an order that has one.
+    fn first(&self, order: usize) -> usize {
+        let (start, end) = (base(order), base(order + 1));
+        for word in start / 64..end.div_ceil(64) {
+            // Orders 4 and above share the last word.
+            let skip = start.saturating_sub(word * 64);
+            let bits = self.free_map[word] >> skip << skip;
+            if bits != 0 {
+                return word * 64 + bits.trailing_zeros() as usize - start;
+            }
+        }
+        unreachable!("free extents of order {order} are counted, but none is in the bitmap")
+    }
+
+    /// The lowest free single frame, of the wanted contents if there is one.
+    fn first_frame(&self, zero: bool) -> usize {
+        for word in 0..WORDS {
+            let known = self.zero_map[word];
+            let bits = self.free_map[word] & if zero { known } else { !known };
+            if bits != 0 {
+                return word * 64 + bits.trailing_zeros() as usize;
+            }
+        }
+        self.first(0)
+    }
+
+    /// Takes an extent out of the smallest free one that holds it: its first frame, and whether it is zero.
+    pub(super) fn take(&mut self, order: usize, zero: bool, tally: &mut ByOrder) -> Option<(usize, bool)> {
+        let fitting = self.orders >> order;
+        if fitting == 0 {
+            return None;
+        }
+        let from = order + fitting.trailing_zeros() as usize;
+        let slot = if from == 0 { self.first_frame(zero) } else { self.first(from) };
+        self.remove(from, slot, tally);
+        let index = slot << from;
+        for half in (order..from).rev() {
+            self.insert(half, (index >> half) + 1, tally);
+        }
+        self.free -= 1 << order;
+        Some((index, self.forget_zero(index, order)))
+    }
+
+    /// Takes up to `most` single frames, the smallest extents first: what as many calls of `take` would take.
+    /// Says how many it took.
+    pub(super) fn take_frames(
+        &mut self,
+        most: u16,
+        zero: bool,
+        tally: &mut ByOrder,
+        mut each: impl FnMut(usize, bool),
+    ) -> u16 {
+        let mut taken = 0;
+        while taken < most && self.orders != 0 {
+            // Frames that differ in what is known of them are chosen one by one; others by the extent.
+            let order =
+                if self.zero > 0 { 0 } else { self.orders.trailing_zeros().min((most - taken).ilog2()) };
+            let Some((index, zero)) = self.take(order as usize, zero, tally) else { break };
+            (index..index + (1 << order)).for_each(|frame| each(frame, zero));
+            taken += 1 << order;
+        }
+        taken
+    }
+
+    /// Makes an extent free, joining it with its free neighbours.
+    pub(super) fn put(&mut self, index: usize, order: usize, zero: bool, tally: &mut ByOrder) {
+        debug_assert!(
+            (index..index + (1 << order)).all(|i| self.free_extent(i).is_none()),
+            "frames free twice"
+        );
+        if zero {
+            for (word, mask) in words(index, order) {
+                self.zero_map[word] |= mask;
+            }
+            self.zero += 1 << order;
+        }
+        self.free += 1 << order;
+        let (mut order, mut slot) = (order, index >> order);
+        while order + 1 < ORDERS && self.is_free(order, slot ^ 1) {
+            self.remove(order, slot ^ 1, tally);
+            order += 1;
+            slot >>= 1;
+        }
+        self.insert(order, slot, tally);
+    }
+
+    /// Clears what is known of an extent's contents, and says whether all of it was known to be zero.
+    fn forget_zero(&mut self, index: usize, order: usize) -> bool {
+        if self.zero == 0 {
+            return false;
+        }
+        let mut known = 0;
+        for (word, mask) in words(index, order) {
+            known += (self.zero_map[word] & mask).count_ones() as u16;
+            self.zero_map[word] &= !mask;
+        }
+        self.zero -= known;
+        known == 1 << order
+    }
+
+    /// Whether a frame is free and known to be zero.
+    pub(super) fn is_zero(&self, index: usize) -> bool {
+        self.zero_map[index / 64] >> (index % 64) & 1 != 0
+    }
+
+    /// Whether a frame lies in the balloon, deposited.
+    pub(super) fn is_deposited(&self, index: usize) -> bool {
+        self.balloon_map[index / 64] >> (index % 64) & 1 != 0
+    }
+
+    /// Records that the frames of an extent lie in the balloon.
+    pub(super) fn deposit(&mut self, index: usize, order: usize) {
+        for (word, mask) in words(index, order) {
+            self.balloon_map[word] |= mask;
+        }
+        self.deposited += 1 << order;
+    }
+
+    /// Takes an extent's frames out of the balloon's record.
+    pub(super) fn withdraw(&mut self, index: usize, order: usize) {
+        for (word, mask) in words(index, order) {
+            self.balloon_map[word] &= !mask;
+        }
+        self.deposited -= 1 << order;
+    }
+
+    /// The lowest deposited frame.
+    pub(super) fn first_deposited(&self) -> Option<usize> {
+        let word = self.balloon_map.iter().position(|&bits| bits != 0)?;
+        Some(word * 64 + self.balloon_map[word].trailing_zeros() as usize)
+    }
+
+    /// Counts what the bitmaps say, for `validate`: free extents by order, zero frames, deposited frames.
+    pub(super) fn recount(&self) -> (ByOrder, u32, u32) {
+        let mut by_order = [0; ORDERS];
+        for (order, count) in by_order.iter_mut().enumerate() {
+            *count = (0..FRAMES >> order).filter(|&slot| self.is_free(order, slot)).count() as u32;
+        }
+        let ones = |map: &[u64]| map.iter().map(|word| word.count_ones()).sum();
+        (by_order, ones(&self.zero_map), ones(&self.balloon_map))
+    }
+
+    /// Whether the counts beside the bitmaps agree with `by_order`, which [`recount`](Self::recount) made.
+    pub(super) fn counts_agree(&self, by_order: &ByOrder) -> bool {
+        (0..ORDERS).all(|order| {
+            u32::from(self.counts[order]) == by_order[order]
+                && (self.orders >> order & 1 != 0) == (by_order[order] != 0)
+        }) && self.orders >> ORDERS == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    fn whole() -> (Block, ByOrder) {
+        let (mut block, mut tally) = (Block::new(), [0; ORDERS]);
+        block.put(0, 9, false, &mut tally);
+        (block, tally)
+    }
+
+    #[test]
+    fn the_bitmaps_fill_sixteen_words_without_overlap() {
+        for order in 0..ORDERS {
+            assert_eq!(base(order + 1) - base(order), FRAMES >> order);
+        }
+        assert!(base(ORDERS) <= 2 * WORDS * 64);
+    }
+
+    #[test]
+    fn a_frame_splits_a_block_once_and_returns_it_whole() {
+        let (mut block, mut tally) = whole();
+        assert_eq!(block.take(0, false, &mut tally), Some((0, false)));
+        assert_eq!(tally, [1, 1, 1, 1, 1, 1, 1, 1, 1, 0]);
+        assert_eq!(block.largest(), Some(8));
+        block.put(0, 0, false, &mut tally);
+        assert_eq!(tally, [0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(block.free, 512);
+    }
+
+    #[test]
+    fn every_order_fills_the_block_exactly() {
+        for order in 0..ORDERS {
+            let (mut block, mut tally) = whole();
+            let mut taken: Vec<usize> = Vec::new();
+            while let Some((index, _)) = block.take(order, false, &mut tally) {
+                assert!(index.is_multiple_of(1 << order));
+                taken.push(index);
+            }
+            taken.sort_unstable();
+            assert!(taken.iter().enumerate().all(|(i, &index)| index == i << order), "order {order}");
+            assert_eq!((taken.len(), block.free, tally), (FRAMES >> order, 0, [0; ORDERS]));
+            for &index in taken.iter().rev() {
+                block.put(index, order, false, &mut tally);
+            }
+            assert_eq!((block.largest(), block.free), (Some(9), 512));
+        }
+    }
+
+    #[test]
+    fn zero_is_known_frame_by_frame() {
+        let (mut block, mut tally) = whole();
+        let (a, _) = block.take(0, false, &mut tally).unwrap();
+        let (b, _) = block.take(0, false, &mut tally).unwrap();
+        block.put(a, 0, true, &mut tally);
+        assert_eq!(block.zero, 1);
+        assert_eq!(block.take(0, true, &mut tally), Some((a, true)), "the zero frame is preferred");
+        assert_eq!(block.zero, 0);
+        block.put(a, 0, true, &mut tally);
+        block.put(b, 0, false, &mut tally);
+        assert_eq!(block.take(1, true, &mut tally), Some((0, false)), "half zero is not zero");
+        assert_eq!(block.zero, 0, "frames that are out are not known");
+        block.put(0, 1, true, &mut tally);
+        assert_eq!(block.zero, 2);
+        let (all, zero) = block.take(9, true, &mut tally).unwrap();
+        assert_eq!((all, zero, block.zero), (0, false, 0));
+        block.put(0, 9, true, &mut tally);
+        assert_eq!(block.take(9, false, &mut tally), Some((0, true)));
+    }
+
+    #[test]
+    fn a_dirty_frame_is_preferred_where_zero_is_not_needed() {
+        let (mut block, mut tally) = (Block::new(), [0; ORDERS]);
+        block.put(10, 0, true, &mut tally);
+        block.put(12, 0, false, &mut tally);
+        assert_eq!(block.take(0, false, &mut tally), Some((12, false)));
+        assert_eq!(block.take(0, false, &mut tally), Some((10, true)));
+        assert_eq!(block.take(0, false, &mut tally), None);
+    }
+
+    #[test]
+    fn deposits_are_remembered_by_frame() {
+        let mut block = Block::new();
+        block.deposit(64, 7);
+        block.deposit(3, 0);
+        assert_eq!((block.deposited, block.first_deposited()), (129, Some(3)));
+        block.withdraw(3, 0);
+        block.withdraw(64, 0);
+        assert_eq!((block.deposited, block.first_deposited()), (127, Some(65)));
+        assert!(block.is_deposited(191) && !block.is_deposited(192));
+    }
+
+    #[test]
+    fn many_frames_at_once_are_the_same_as_one_by_one() {
+        for most in [1, 3, 32, 100, 512, 600] {
+            let ((mut one, mut tally), (mut many, mut other)) = (whole(), whole());
+            for (block, tally) in [(&mut one, &mut tally), (&mut many, &mut other)] {
+                // Something to begin with: three frames out, one of them back.
+                let frames = [(); 3].map(|()| block.take(0, false, tally).unwrap().0);
+                block.put(frames[1], 0, false, tally);
+            }
+            let mut seen = Vec::new();
+            let taken = many.take_frames(most, false, &mut other, |frame, zero| seen.push((frame, zero)));
+            let single: Vec<_> = (0..most).map_while(|_| one.take(0, false, &mut tally)).collect();
+            assert_eq!((usize::from(taken), &seen), (single.len(), &single), "{most}");
+            assert_eq!((many.recount(), other), (one.recount(), tally));
+        }
+    }
+
+    #[test]
+    fn recounting_finds_what_was_counted() {
+        let (mut block, mut tally) = whole();
+        for order in [0, 3, 5, 0, 1] {
+            let _ = block.take(order, false, &mut tally);
+        }
+        let (by_order, zero, deposited) = block.recount();
+        assert_eq!((by_order, zero, deposited), (tally, 0, 0));
+        assert!(block.counts_agree(&by_order));
+        block.counts[0] += 1;
+        assert!(!block.counts_agree(&by_order));
+    }
+}

@@ -1,0 +1,119 @@
+//! Guest tests on bare QEMU: the fast path for processor and memory, without a hypervisor.
+
+use super::guest::{self, End, Guest, Watch};
+use super::outcome::{Case, Outcome, Results, Rung};
+use crate::bare::{BareConfig, BareEnding, BareGuest};
+use crate::build::{self, Image};
+use crate::console::Event;
+use crate::setup;
+use anyhow::Result;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long the plain image may take, in the words of the promise that it keeps.
+const PLAIN_BOUND: Duration = Duration::from_secs(60);
+
+/// One machine: what makes it different, and which cases are asked there.
+struct Shape {
+    name: &'static str,
+    memory_mib: u32,
+    vcpus: u32,
+    only: Option<&'static str>,
+}
+
+/// Ordinary; several CPUs; tiny, and with memory above 4 GiB.
+const SHAPES: [Shape; 6] = [
+    Shape { name: "", memory_mib: 64, vcpus: 1, only: None },
+    Shape { name: "2-cpus/", memory_mib: 64, vcpus: 2, only: Some("smp.") },
+    Shape { name: "4-cpus/", memory_mib: 64, vcpus: 4, only: Some("smp.") },
+    Shape { name: "8-mib/", memory_mib: 8, vcpus: 1, only: Some("boot.") },
+    Shape { name: "6-gib/", memory_mib: 6144, vcpus: 1, only: Some("boot.") },
+    Shape { name: "8-cpus/", memory_mib: 64, vcpus: 8, only: Some("boot.") },
+];
+
+/// Runs the rung.
+///
+/// # Errors
+///
+/// If an image does not build or QEMU does not start.
+pub(crate) fn run(filter: Option<&str>, out: &Path, results: &mut Results) -> Result<()> {
+    let begun = Instant::now();
+    setup::ensure_qemu()?;
+    let tests = build::build(Image::GuestTests)?.image;
+    for shape in &SHAPES {
+        let mut machine = Bare { shape, image: &tests, out, boots: 0 };
+        guest::run(Rung::Qemu, shape.name, &mut machine, shape.only, filter, results)?;
+    }
+    let id = "image.says_what_it_found_and_ends";
+    if filter.is_none_or(|filter| id.contains(filter)) {
+        let begun = Instant::now();
+        let outcome = plain_image(&build::build(Image::Ebb)?.image, out)?;
+        results.add(Case { id: id.to_owned(), rung: Rung::Qemu, outcome, took: begun.elapsed() });
+    }
+    results.finish(Rung::Qemu, begun.elapsed());
+    Ok(())
+}
+
+/// A machine that boots the test image as often as it is asked.
+struct Bare<'i> {
+    shape: &'i Shape,
+    image: &'i Path,
+    out: &'i Path,
+    boots: u32,
+}
+
+impl Guest for Bare<'_> {
+    fn boot(&mut self, cmdline: &str, watch: &mut Watch) -> Result<End> {
+        self.boots += 1;
+        let mut guest = BareGuest::start(&BareConfig {
+            out: self.out.to_path_buf(),
+            name: format!("qemu-{}{}", self.shape.name.replace('/', "-"), self.boots),
+            kernel: self.image.to_path_buf(),
+            cmdline: cmdline.to_owned(),
+            memory_mib: self.shape.memory_mib,
+            vcpus: self.shape.vcpus,
+        })?;
+        loop {
+            match guest.next(watch.deadline())? {
+                Event::Line(line) if watch.line(&line.bytes).is_break() => return Ok(End::Killed),
+                Event::Line(_) | Event::Interrupted => {}
+                Event::Ended(BareEnding::Success) => return Ok(End::Stopped),
+                Event::Ended(BareEnding::Failure(code)) => {
+                    return Ok(End::Crashed(format!("code {code:#x}")));
+                }
+                Event::Ended(BareEnding::Silent(why)) => return Ok(End::Crashed(why)),
+                Event::Deadline => return Ok(End::Killed),
+            }
+        }
+    }
+}
+
+/// The image that users run: it says that there is no balloon, and ends well.
+fn plain_image(image: &Path, out: &Path) -> Result<Outcome> {
+    let mut guest = BareGuest::start(&BareConfig {
+        out: out.to_path_buf(),
+        name: "qemu-image".to_owned(),
+        kernel: PathBuf::from(image),
+        cmdline: "no.such.option loglevel=loud".to_owned(),
+        memory_mib: 64,
+        vcpus: 1,
+    })?;
+    let deadline = Instant::now() + PLAIN_BOUND;
+    let mut text = String::new();
+    loop {
+        match guest.next(deadline)? {
+            Event::Line(line) => text += &(String::from_utf8_lossy(&line.bytes) + "\n"),
+            Event::Interrupted => {}
+            Event::Ended(BareEnding::Success) => break,
+            Event::Ended(other) => return Ok(Outcome::Failed(format!("it ended as {other:?}\n{text}"))),
+            Event::Deadline => return Ok(Outcome::Failed(format!("it did not end\n{text}"))),
+        }
+    }
+    for said in ["ballooning is unavailable", "unknown option \"no.such.option\"", "accepted: off|error|warn"]
+    {
+        if !text.contains(said) {
+            return Ok(Outcome::Failed(format!("it does not say {said:?}\n{text}")));
+        }
+    }
+    Ok(Outcome::Passed)
+}

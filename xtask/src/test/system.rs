@@ -1,0 +1,239 @@
+//! What the toolstack does to a domain, and what dom0's daemons may fail to do, with the image that users run.
+
+use super::xen::{IMAGE, TESTS};
+use crate::console::Event;
+use crate::xen::{Ending, Guest, GuestConfig, Session};
+use anyhow::{Context, Result, bail, ensure};
+use ebb::report::Record;
+use std::time::{Duration, Instant};
+
+/// A question to the whole system.
+type Ask = fn(&Session) -> Result<()>;
+
+/// All questions.
+pub(super) const CASES: &[(&str, Ask)] = &[
+    ("system.the_guest_says_what_xl_says", the_guest_says_what_xl_says),
+    ("system.xl_shutdown_is_obeyed_and_acknowledged", xl_shutdown),
+    ("system.xl_reboot_is_obeyed_and_acknowledged", xl_reboot),
+    ("system.a_suspend_is_refused_and_survived", a_suspend_is_refused),
+    ("system.an_unknown_command_is_cleared", an_unknown_command_is_cleared),
+    ("system.a_console_that_nobody_reads_stops_nobody", a_console_that_nobody_reads),
+    ("system.a_store_that_sleeps_times_out_and_recovers", a_store_that_is_slow),
+    ("system.bad_options_are_named", bad_options_are_named),
+];
+
+/// How long a guest may take to come up, or to stop.
+const BOUND: Duration = Duration::from_secs(60);
+/// How long a command in dom0 may take.
+const COMMAND_BOUND: Duration = Duration::from_secs(90);
+
+/// Leaves dom0's daemons running, whatever the last case did.
+///
+/// # Errors
+///
+/// If dom0 is gone.
+pub(super) fn settle(session: &Session) -> Result<()> {
+    let wake = "kill -CONT $(pidof xenstored) $(pidof xenconsoled)";
+    session.exec(wake, COMMAND_BOUND)?.success().map(drop)
+}
+
+/// A small guest of its own for a case.
+fn config(name: &str, cmdline: &str) -> GuestConfig {
+    GuestConfig {
+        name: name.to_owned(),
+        kernel: IMAGE.to_owned(),
+        ramdisk: None,
+        cmdline: cmdline.to_owned(),
+        memory_mib: 32,
+        maxmem_mib: 32,
+        vcpus: 1,
+        extra: Vec::new(),
+    }
+}
+
+/// What a guest said until something happened.
+#[derive(Default)]
+struct Said {
+    text: String,
+    records: Vec<Record>,
+}
+
+impl Said {
+    fn record(&self, kind: &str) -> Option<&Record> {
+        self.records.iter().find(|record| record.kind == kind)
+    }
+}
+
+/// Listens until `enough`, or until the guest ends, which it answers.
+fn listen(
+    guest: &mut Guest<'_>,
+    said: &mut Said,
+    mut enough: impl FnMut(&Said) -> bool,
+) -> Result<Option<Ending>> {
+    let deadline = Instant::now() + BOUND;
+    loop {
+        if enough(said) {
+            return Ok(None);
+        }
+        match guest.next(deadline)? {
+            Event::Line(line) if Record::is_record(&line.bytes) => {
+                said.records.push(Record::parse(&line.bytes)?);
+            }
+            Event::Line(line) => said.text += &(String::from_utf8_lossy(&line.bytes) + "\n"),
+            Event::Interrupted => {}
+            Event::Ended(ending) => return Ok(Some(ending)),
+            Event::Deadline => bail!("nothing more within {} s; it said:\n{}", BOUND.as_secs(), said.text),
+        }
+    }
+}
+
+/// Starts a guest and waits until it is ready for commands.
+fn ready<'s>(session: &'s Session, name: &str, cmdline: &str) -> Result<(Guest<'s>, Said)> {
+    let mut guest = session.create(&config(name, cmdline))?;
+    let mut said = Said::default();
+    if let Some(ending) = listen(&mut guest, &mut said, |said| said.record("ready").is_some())? {
+        bail!("the guest ended ({ending:?}) before it was ready:\n{}", said.text);
+    }
+    Ok((guest, said))
+}
+
+/// Waits for the guest's end and checks it.
+fn ends_as(mut guest: Guest<'_>, mut said: Said, wanted: Ending) -> Result<Said> {
+    let ending = listen(&mut guest, &mut said, |_| false)?;
+    ensure!(ending == Some(wanted), "it ended as {ending:?}, not {wanted:?}:\n{}", said.text);
+    guest.destroy()?;
+    Ok(said)
+}
+
+fn the_guest_says_what_xl_says(session: &Session) -> Result<()> {
+    let (guest, said) = ready(session, "figures", "")?;
+    let found = said.record("found").context("the guest did not say what it found")?;
+    ensure!(found.number("domid") == Some(guest.domid().into()), "domid: {found:?}");
+    ensure!(found.number("vcpus") == Some(1), "vcpus: {found:?}");
+    ensure!(found.number("ram_kib") == Some(32 * 1024), "RAM: {found:?}");
+    let list = session.exec("xl list -l figures", COMMAND_BOUND)?.success()?;
+    ensure!(list.contains("figures"), "xl does not know the domain: {list}");
+    let version = session.exec("xl info xen_version", COMMAND_BOUND)?.success()?;
+    ensure!(found.get("xen") == Some(version.trim()), "{found:?} against xl's {version}");
+    // Xen's own count, in frames: "nr_pages=8210" in the answer to debug key q.
+    let books =
+        session.exec("xl dmesg -c >/dev/null; xl debug-keys q; xl dmesg", COMMAND_BOUND)?.success()?;
+    let mine = format!("domain {}:", guest.domid());
+    let pages = books
+        .split("General information for ")
+        .find(|part| part.starts_with(&mine))
+        .and_then(|part| part.split("nr_pages=").nth(1)?.split(' ').next()?.parse::<u64>().ok())
+        .with_context(|| format!("Xen does not list the domain:\n{books}"))?;
+    ensure!(found.number("reservation_kib") == Some(pages * 4), "{found:?} against {pages} pages");
+    guest.ask_to_shut_down()?;
+    ends_as(guest, said, Ending::Poweroff).map(drop)
+}
+
+/// The toolstack's node is cleared before the guest goes.
+fn acknowledged(session: &Session, domid: u32) -> Result<()> {
+    let read = format!("xenstore-read /local/domain/{domid}/control/shutdown");
+    let value = session.exec(&read, COMMAND_BOUND)?.success()?;
+    ensure!(value.trim().is_empty(), "control/shutdown still says {value:?}");
+    Ok(())
+}
+
+fn xl_shutdown(session: &Session) -> Result<()> {
+    let (mut guest, mut said) = ready(session, "shutdown", "")?;
+    let features = format!("xenstore-read /local/domain/{}/control/feature-poweroff", guest.domid());
+    ensure!(session.exec(&features, COMMAND_BOUND)?.success()?.trim() == "1", "feature-poweroff is not 1");
+    session.exec("xl shutdown shutdown", COMMAND_BOUND)?.success()?;
+    let ending = listen(&mut guest, &mut said, |_| false)?;
+    ensure!(ending == Some(Ending::Poweroff), "it ended as {ending:?}");
+    acknowledged(session, guest.domid())?;
+    guest.destroy()
+}
+
+fn xl_reboot(session: &Session) -> Result<()> {
+    let (mut guest, mut said) = ready(session, "reboot", "")?;
+    session.exec("xl reboot reboot", COMMAND_BOUND)?.success()?;
+    let ending = listen(&mut guest, &mut said, |_| false)?;
+    ensure!(ending == Some(Ending::Reboot), "it ended as {ending:?}");
+    acknowledged(session, guest.domid())?;
+    guest.destroy()
+}
+
+/// Writes a command as the toolstack would.
+fn command(session: &Session, guest: &Guest<'_>, word: &str) -> Result<()> {
+    let write = format!("xenstore-write /local/domain/{}/control/shutdown {word}", guest.domid());
+    session.exec(&write, COMMAND_BOUND)?.success().map(drop)
+}
+
+fn a_suspend_is_refused(session: &Session) -> Result<()> {
+    let (mut guest, mut said) = ready(session, "suspend", "")?;
+    command(session, &guest, "suspend")?;
+    if let Some(ending) = listen(&mut guest, &mut said, |said| said.text.contains("not supported"))? {
+        bail!("it ended as {ending:?}");
+    }
+    let read = format!("xenstore-read /local/domain/{}/control/shutdown", guest.domid());
+    let value = session.exec(&read, COMMAND_BOUND)?.success()?;
+    ensure!(value.trim() == "suspend", "the request was acknowledged: {value:?}");
+    // The toolstack gives up and withdraws it; after that, the guest obeys as before.
+    session.exec("xl shutdown suspend", COMMAND_BOUND)?.success()?;
+    ends_as(guest, said, Ending::Poweroff).map(drop)
+}
+
+fn an_unknown_command_is_cleared(session: &Session) -> Result<()> {
+    let (mut guest, mut said) = ready(session, "unknown", "")?;
+    command(session, &guest, "hibernate")?;
+    if let Some(ending) = listen(&mut guest, &mut said, |said| said.text.contains("\"hibernate\""))? {
+        bail!("it ended as {ending:?}");
+    }
+    acknowledged(session, guest.domid())?;
+    guest.ask_to_shut_down()?;
+    ends_as(guest, said, Ending::Poweroff).map(drop)
+}
+
+/// With the console daemon stopped, the guest fills the ring, drops text, and goes on: the store shows it.
+fn a_console_that_nobody_reads(session: &Session) -> Result<()> {
+    let guest = session.create(&config("unread", "loglevel=trace"))?;
+    let feature = format!("/local/domain/{}/control/feature-reboot", guest.domid());
+    let stop = "kill -STOP $(pidof xenconsoled)";
+    session.exec(stop, COMMAND_BOUND)?.success()?;
+    // The guest writes its features once it is up; the watch fires at each change, and at once.
+    let wait = format!(
+        "mkfifo /run/unread; xenstore-watch {feature} >/run/unread & watcher=$!; \
+         while read -r _; do [ \"$(xenstore-read {feature} 2>/dev/null)\" = 1 ] && break; done </run/unread; \
+         kill $watcher; rm /run/unread; xenstore-read {feature}"
+    );
+    let alive = session.exec(&wait, BOUND);
+    let woken = session.exec("kill -CONT $(pidof xenconsoled)", COMMAND_BOUND);
+    alive?.success().context("the guest did not come up with an unread console")?;
+    woken?.success()?;
+    guest.ask_to_shut_down()?;
+    ends_as(guest, Said::default(), Ending::Poweroff).map(drop)
+}
+
+/// With the store stopped, requests time out as values, and late answers confuse nobody. The case in the guest says
+/// when it wants the daemon to sleep and to wake.
+fn a_store_that_is_slow(session: &Session) -> Result<()> {
+    let cmdline = "test.solo=store.a_store_that_sleeps_times_out_and_recovers";
+    let mut guest = session.create(&GuestConfig { kernel: TESTS.to_owned(), ..config("slow", cmdline) })?;
+    let mut said = Said::default();
+    for (help, signal) in [("stop-xenstored", "STOP"), ("wake-xenstored", "CONT")] {
+        let asked = |said: &Said| {
+            said.records.iter().any(|record| record.kind == "help" && record.get("with") == Some(help))
+        };
+        if let Some(ending) = listen(&mut guest, &mut said, asked)? {
+            bail!("it ended as {ending:?} before it asked for {help}:\n{}", said.text);
+        }
+        session.exec(&format!("kill -{signal} $(pidof xenstored)"), COMMAND_BOUND)?.success()?;
+    }
+    let said = ends_as(guest, said, Ending::Poweroff)?;
+    let end = said.record("end").context("the case did not end")?;
+    ensure!(end.get("outcome") == Some("pass"), "{end:?}");
+    Ok(())
+}
+
+fn bad_options_are_named(session: &Session) -> Result<()> {
+    let (guest, said) = ready(session, "options", "loglevel=loud what=ever")?;
+    for wanted in ["loglevel=\"loud\" is not accepted", "unknown option \"what=ever\" is ignored"] {
+        ensure!(said.text.contains(wanted), "it does not say {wanted:?}:\n{}", said.text);
+    }
+    guest.ask_to_shut_down()?;
+    ends_as(guest, said, Ending::Poweroff).map(drop)
+}

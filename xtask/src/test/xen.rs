@@ -1,0 +1,109 @@
+//! The same guest tests on real Xen, and what only a toolstack can ask: shutdown, reboot, daemons that do not
+//! answer. One boot of Xen serves them all.
+
+use super::guest::{self, End, Guest, Watch};
+use super::outcome::{Case, Outcome, Results, Rung};
+use super::system::{self, CASES};
+use crate::build::{self, Image};
+use crate::console::Event;
+use crate::setup;
+use crate::xen::{Ending, GuestConfig, HostConfig, Session};
+use anyhow::Result;
+use std::path::Path;
+use std::time::Instant;
+
+/// The test image's path in dom0.
+pub(super) const TESTS: &str = "/guests/tests";
+/// The image's path in dom0.
+pub(super) const IMAGE: &str = "/guests/ebb";
+
+/// One domain: what makes it different, and which cases are asked there.
+struct Shape {
+    name: &'static str,
+    memory_mib: u32,
+    maxmem_mib: u32,
+    vcpus: u32,
+    only: Option<&'static str>,
+}
+
+/// Ordinary; one vCPU and many; tiny; memory above 4 GiB; populate-on-demand, which a kernel that touches all its
+/// memory does not survive.
+const SHAPES: [Shape; 7] = [
+    Shape { name: "", memory_mib: 256, maxmem_mib: 256, vcpus: 2, only: None },
+    Shape { name: "1-vcpu/", memory_mib: 32, maxmem_mib: 32, vcpus: 1, only: Some("boot.") },
+    Shape { name: "4-vcpus/", memory_mib: 64, maxmem_mib: 64, vcpus: 4, only: Some("smp.") },
+    Shape { name: "8-vcpus/", memory_mib: 32, maxmem_mib: 32, vcpus: 8, only: Some("boot.") },
+    Shape { name: "8-mib/", memory_mib: 8, maxmem_mib: 8, vcpus: 1, only: Some("boot.") },
+    Shape { name: "6-gib/", memory_mib: 6144, maxmem_mib: 6144, vcpus: 1, only: Some("boot.") },
+    Shape { name: "16-of-1024-mib/", memory_mib: 16, maxmem_mib: 1024, vcpus: 1, only: Some("boot.") },
+];
+/// Consoles: one is used at a time, the others are for guests that a failed case left behind.
+const CONSOLES: usize = 8;
+
+/// Runs the rung.
+///
+/// # Errors
+///
+/// If an image does not build, or Xen does not come up.
+pub(crate) fn run(filter: Option<&str>, out: &Path, results: &mut Results) -> Result<()> {
+    let kit = setup::ensure()?;
+    let tests = build::build(Image::GuestTests)?.image;
+    let image = build::build(Image::Ebb)?.image;
+    let begun = Instant::now();
+    let largest = SHAPES.iter().map(|shape| shape.memory_mib).max().unwrap_or_default();
+    let mut host = HostConfig::for_guests(out, largest, CONSOLES);
+    host.files.push((TESTS.into(), tests));
+    host.files.push((IMAGE.into(), image));
+    let session = Session::boot(&kit, &host)?;
+    println!("xen    Xen {} is up after {:.1} s", kit.xen_version, session.ready_after().as_secs_f64());
+    for shape in &SHAPES {
+        let mut domain = Domain { shape, session: &session, boots: 0 };
+        guest::run(Rung::Xen, shape.name, &mut domain, shape.only, filter, results)?;
+    }
+    for (id, ask) in CASES.iter().filter(|(id, _)| filter.is_none_or(|filter| id.contains(filter))) {
+        let begun = Instant::now();
+        let outcome = match ask(&session) {
+            Ok(()) => Outcome::Passed,
+            Err(error) => Outcome::Failed(format!("{error:#}")),
+        };
+        results.add(Case { id: (*id).to_owned(), rung: Rung::Xen, outcome, took: begun.elapsed() });
+    }
+    system::settle(&session)?;
+    session.power_off()?;
+    results.finish(Rung::Xen, begun.elapsed());
+    Ok(())
+}
+
+/// A domain that boots the test image as often as it is asked.
+struct Domain<'s> {
+    shape: &'s Shape,
+    session: &'s Session,
+    boots: u32,
+}
+
+impl Guest for Domain<'_> {
+    fn boot(&mut self, cmdline: &str, watch: &mut Watch) -> Result<End> {
+        self.boots += 1;
+        let mut guest = self.session.create(&GuestConfig {
+            name: format!("tests-{}{}", self.shape.name.replace('/', "-"), self.boots),
+            kernel: TESTS.to_owned(),
+            ramdisk: None,
+            cmdline: cmdline.to_owned(),
+            memory_mib: self.shape.memory_mib,
+            maxmem_mib: self.shape.maxmem_mib,
+            vcpus: self.shape.vcpus,
+            extra: Vec::new(),
+        })?;
+        let end = loop {
+            match guest.next(watch.deadline())? {
+                Event::Line(line) if watch.line(&line.bytes).is_break() => break End::Killed,
+                Event::Line(_) | Event::Interrupted => {}
+                Event::Ended(Ending::Poweroff) => break End::Stopped,
+                Event::Ended(other) => break End::Crashed(format!("{other:?}")),
+                Event::Deadline => break End::Killed,
+            }
+        };
+        guest.destroy()?;
+        Ok(end)
+    }
+}
