@@ -94,16 +94,6 @@ pub(crate) fn exception(frame: &TrapFrame) -> ! {
     })
 }
 
-/// Who called, if the call went to where there is no code: it has no frame there, only the return address that the
-/// call pushed.
-fn caller_of_nowhere(frame: &TrapFrame) -> Option<u64> {
-    if image::is_text(frame.rip) || !frame.rsp.is_multiple_of(8) {
-        return None;
-    }
-    let stack = Stacks.stack_of(frame.rsp).filter(|stack| stack.end - frame.rsp >= 8);
-    stack.map(|_| Stacks.word(frame.rsp)).filter(|address| image::is_text(*address))
-}
-
 /// Says on which processor and which stack it happened, and what became of the other processors.
 fn processors(out: &mut dyn Write, stack: u64, stopped: Stopped) -> fmt::Result {
     match cpus::local::who() {
@@ -121,6 +111,16 @@ fn processors(out: &mut dyn Write, stack: u64, stopped: Stopped) -> fmt::Result 
         write!(out, ", not {}", asked.minus(obeyed))?;
     }
     writeln!(out)
+}
+
+/// Who called, if the call went to where there is no code: it has no frame there, only the return address that the
+/// call pushed.
+fn caller_of_nowhere(frame: &TrapFrame) -> Option<u64> {
+    if image::is_text(frame.rip) || !frame.rsp.is_multiple_of(8) {
+        return None;
+    }
+    let stack = Stacks.stack_of(frame.rsp).filter(|stack| stack.end - frame.rsp >= 8);
+    stack.map(|_| Stacks.word(frame.rsp)).filter(|address| image::is_text(*address))
 }
 
 /// The same, for the harness.
