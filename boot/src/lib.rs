@@ -27,12 +27,14 @@ mod end;
 mod entry;
 pub mod epitaph;
 pub mod fault;
+pub mod frames;
 pub mod heap;
 mod image;
 mod machine;
 mod memory;
 mod options;
 pub mod output;
+mod space;
 mod stacks;
 mod start;
 

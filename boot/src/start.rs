@@ -49,14 +49,14 @@ fn bring_up(start_info: PhysAddr) -> &'static Machine {
         Ok(memory) => memory,
         Err(error) => stop(format_args!("with {} of RAM: {error}", ram.to_kib())),
     };
-    log::info!("{} of RAM, {} free", ram.to_kib(), memory.free.frames().to_kib());
+    log::info!("{} of RAM, {} free", ram.to_kib(), memory.frames.stats().available().to_kib());
     // SAFETY: mapped with the address space that was just activated; once.
     let cpus = unsafe { cpus::slots::create(&memory.cpus) };
 
     static MACHINE: Once<Machine> = Once::new();
     let machine = MACHINE.call_once(|| {
-        // SAFETY: just activated; what is free is what the page tables and the heap left; once.
-        unsafe { Machine::new(boot_info, hypervisor, memory.free, memory.root) }
+        // SAFETY: just activated; once.
+        unsafe { Machine::new(boot_info, hypervisor, memory.frames, memory.root) }
     });
     check_console(settings.console, hypervisor.is_some());
     if let Some(on_xen) = machine.hypervisor() {
