@@ -4,7 +4,7 @@
 
 use crate::{ensure, failed};
 use alloc::format;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use ebb::arch::local;
 use ebb::port::VcpuOps;
 use ebb::smp::{CallError, CpuId, CpuSet, MAX_CPUS, SharedCpuSet};
@@ -351,17 +351,18 @@ case!(
 case!(
     "smp.a_cpu_that_takes_no_interrupts_is_stopped_too",
     |machine| {
-        static DEAF: AtomicBool = AtomicBool::new(false);
+        static DEAF: SharedCpuSet = SharedCpuSet::new();
         /// Everywhere else nothing comes through any more; then the boot CPU fails.
         fn fail_among_the_deaf(_: usize) {
             if local::cpu() != CpuId::BOOT {
                 x86_64::instructions::interrupts::disable();
-                DEAF.store(true, Ordering::Release);
+                DEAF.insert(local::cpu());
                 loop {
                     core::hint::spin_loop();
                 }
             }
-            if eventually(here(), "the other CPU", || DEAF.load(Ordering::Acquire)).is_ok() {
+            let others = here().online().without(CpuId::BOOT);
+            if eventually(here(), "the other CPUs", || DEAF.get() == others).is_ok() {
                 fault::panic();
             }
         }
