@@ -15,6 +15,7 @@
 //! | [`smp`] | several CPUs: messages, calls, TLB shootdown |
 //! | [`arch`] | x86-64: page tables, traps, address layout |
 //! | [`mm`] | page frames and the kernel heap |
+//! | [`task`] | threads: scheduling, sleep, and what they wait for one another with |
 //! | [`xen`] | those traits over real hypercalls; events, clock, console, xenstore |
 //!
 //! Everything but `arch` and the hypercall instruction builds and is tested on the host.
@@ -32,6 +33,7 @@ pub mod port;
 pub mod report;
 pub mod smp;
 pub mod symbols;
+pub mod task;
 pub mod units;
 pub mod utc;
 pub mod xen;

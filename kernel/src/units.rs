@@ -4,6 +4,11 @@
 //! Here the compiler refuses both. Arithmetic that can overflow on hostile input is checked and returns
 //! `Option`; the operators panic on overflow, because then an invariant of ours is broken.
 
+mod range;
+
+pub(crate) use range::ADDRESS_LIMIT;
+pub use range::FrameRange;
+
 use core::fmt;
 use core::ops::{Add, AddAssign, Sub, SubAssign};
 

@@ -10,7 +10,8 @@ mod ram;
 #[cfg(test)]
 mod tests;
 
-pub use ram::{FrameRange, MAX_ENTRIES, RamMap, TooManyRanges};
+pub use crate::units::FrameRange;
+pub use ram::{MAX_ENTRIES, RamMap, TooManyRanges};
 
 use crate::port::{MapEntry, MemoryKind};
 use crate::units::{Gfn, PhysAddr};

@@ -1,81 +1,13 @@
 //! Which frames are RAM: a loader's map, made sorted, disjoint and whole.
 
 use crate::port::{MapEntry, MemoryKind};
-use crate::units::{FRAME_SHIFT, FRAME_SIZE, Frames, Gfn, PhysAddr};
+use crate::units::{ADDRESS_LIMIT, FRAME_SIZE, FrameRange, Frames, Gfn};
 use core::fmt;
 
 /// Entries that a memory map may have. libxl writes fewer than ten.
 pub const MAX_ENTRIES: usize = 128;
 /// Ranges that a [`RamMap`] may have: those of a full map, and some to cut holes into.
 const MAX_RANGES: usize = MAX_ENTRIES + 32;
-/// No x86 machine has physical addresses from here on.
-const ADDRESS_LIMIT: u64 = 1 << 52;
-
-/// Frames from `start` up to, but without, `end`.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct FrameRange {
-    start: Gfn,
-    end: Gfn,
-}
-
-impl FrameRange {
-    /// No frames.
-    pub const EMPTY: Self = Self { start: Gfn::new(0), end: Gfn::new(0) };
-
-    /// The frames from `start` to before `end`, none if `end` is not above `start`.
-    #[must_use]
-    pub const fn new(start: Gfn, end: Gfn) -> Self {
-        if end.get() > start.get() { Self { start, end } } else { Self { start, end: start } }
-    }
-
-    /// Every frame that `size` bytes from `start` touch, or `None` past the end of the address space.
-    #[must_use]
-    pub const fn touching(start: PhysAddr, size: u64) -> Option<Self> {
-        match start.checked_add(size) {
-            Some(end) if end.get() <= ADDRESS_LIMIT => {
-                let end = Gfn::new(end.get().div_ceil(FRAME_SIZE as u64));
-                Some(if size == 0 { Self::EMPTY } else { Self::new(Gfn::containing(start), end) })
-            }
-            _ => None,
-        }
-    }
-
-    /// The first frame.
-    #[must_use]
-    pub const fn start(self) -> Gfn {
-        self.start
-    }
-
-    /// The first frame beyond.
-    #[must_use]
-    pub const fn end(self) -> Gfn {
-        self.end
-    }
-
-    /// How many frames.
-    #[must_use]
-    pub const fn count(self) -> Frames {
-        Frames::new(self.end.get() - self.start.get())
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub const fn is_empty(self) -> bool {
-        self.end.get() == self.start.get()
-    }
-
-    /// Whether `frame` is one of them.
-    #[must_use]
-    pub const fn contains(self, frame: Gfn) -> bool {
-        self.start.get() <= frame.get() && frame.get() < self.end.get()
-    }
-}
-
-impl fmt::Debug for FrameRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#x}..{:#x}", self.start.get() << FRAME_SHIFT, self.end.get() << FRAME_SHIFT)
-    }
-}
 
 /// Sorted, disjoint, non-empty ranges of frames, no two of them adjacent when built from a map.
 #[derive(Clone)]
@@ -217,8 +149,8 @@ impl RamMap {
         }
         let index = self.ranges().iter().position(|range| range.count() >= count)?;
         let range = &mut self.ranges[index];
-        let taken = FrameRange::new(range.start, range.start + count);
-        *range = FrameRange::new(taken.end, range.end);
+        let taken = FrameRange::new(range.start(), range.start() + count);
+        *range = FrameRange::new(taken.end(), range.end());
         if range.is_empty() {
             self.ranges.copy_within(index + 1..self.count, index);
             self.count -= 1;
@@ -323,14 +255,6 @@ mod tests {
         assert_eq!(map.take(Frames::ZERO), None);
         assert_eq!(map.take(Frames::new(1)), Some(range(0x13, 0x14)));
         assert_eq!(map.ranges(), []);
-    }
-
-    #[test]
-    fn touching_rounds_outward_and_refuses_the_impossible() {
-        assert_eq!(FrameRange::touching(PhysAddr::new(0xFFF), 2), Some(range(0, 2)));
-        assert_eq!(FrameRange::touching(PhysAddr::new(0xFFF), 0), Some(FrameRange::EMPTY));
-        assert_eq!(FrameRange::touching(PhysAddr::new(1 << 52), 1), None);
-        assert_eq!(FrameRange::touching(PhysAddr::new(2), u64::MAX), None);
     }
 
     /// Entries in units of a quarter of a frame, over 64 frames.

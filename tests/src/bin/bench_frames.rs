@@ -13,10 +13,10 @@ use std::time::Instant;
 
 use buddy_system_allocator::FrameAllocator as Peer;
 use ebb::mm::frame::{
-    Block, Config, Contents, Entry, Extent, FrameAllocator, FrameRange, Layout, LocalLocks, LockKind,
-    Magazine, Metadata, Request, TicketLocks, Use,
+    Block, Config, Contents, Entry, Extent, FrameAllocator, Layout, LocalLocks, LockKind, Magazine, Metadata,
+    Request, TicketLocks, Use,
 };
-use ebb::units::{Frames, Gfn, Order, VcpuId};
+use ebb::units::{FrameRange, Gfn, Order, VcpuId};
 use spin::mutex::TicketMutex;
 
 const SIZES_MIB: [u64; 7] = [16, 64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10];
@@ -167,7 +167,7 @@ fn run<S: Subject>(subject: &S, case: Case, mib: u64, pairs: usize) -> (usize, f
 }
 
 fn with_ours<L: LockKind, R>(case: Case, mib: u64, work: impl FnOnce(&Ours<'_, L>) -> R) -> R {
-    let memory = [FrameRange::new(Gfn::new(0), Frames::new(mib * 256))];
+    let memory = [FrameRange::new(Gfn::new(0), Gfn::new(mib * 256))];
     let Ok(layout) = Layout::for_map(&memory) else { unreachable!("the map is one range") };
     let mut entries: Vec<_> = (0..layout.entries()).map(|_| Entry::unused()).collect();
     let mut blocks: Vec<_> = (0..layout.blocks()).map(|_| Block::new()).collect();
@@ -249,7 +249,7 @@ fn all() {
         let note = "slowest size over fastest, 16 MiB to 64 GiB; 1 is constant";
         print(name, "ratio", "spread over sizes", slowest / fastest, None, target, note);
     }
-    let Ok(layout) = Layout::for_map(&[FrameRange::new(Gfn::new(0), Frames::new(1 << 18))]) else { return };
+    let Ok(layout) = Layout::for_map(&[FrameRange::new(Gfn::new(0), Gfn::new(1 << 18))]) else { return };
     let kib = layout.bytes() as f64 / 1024.0;
     print("metadata", "KiB", "per GiB of maximum memory", kib, None, Some(10486.0), "1 % is 10486 KiB");
     let idle = layout.blocks() * size_of::<Block>();

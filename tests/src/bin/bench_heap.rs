@@ -13,10 +13,10 @@ use std::time::Instant;
 
 use buddy_system_allocator::Heap as BuddyHeap;
 use ebb::mm::frame::{
-    Block, Config, Entry, Extent, FrameAllocator, FrameRange, Magazine, Metadata, Request, TicketLocks, Use,
+    Block, Config, Entry, Extent, FrameAllocator, Magazine, Metadata, Request, TicketLocks, Use,
 };
 use ebb::mm::heap::{Arena, FromFrames, Heap as KernelHeap, SharedHeap};
-use ebb::units::{Frames, Gfn, Order, VcpuId};
+use ebb::units::{FrameRange, Gfn, Order, VcpuId};
 use linked_list_allocator::Heap as ListHeap;
 use spin::mutex::TicketMutex;
 
@@ -89,7 +89,7 @@ impl Heap for Ours {
 
 fn ours() -> Ours {
     let frames = HEAP_BYTES / 4096;
-    let map = [FrameRange::new(Gfn::new(0), Frames::new(2 * frames as u64))];
+    let map = [FrameRange::new(Gfn::new(0), Gfn::new(2 * frames as u64))];
     let metadata = Metadata {
         entries: (0..2 * frames).map(|_| Entry::unused()).collect::<Vec<_>>().leak(),
         blocks: vec![Block::new(); 2 * frames / 512].leak(),

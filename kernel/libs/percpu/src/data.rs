@@ -51,7 +51,7 @@ pub struct PerCpu<T> {
 }
 
 // SAFETY: sharing the whole gives others either `&T` of any slot, where `T: Sync` is demanded by the method, or
-// `&T` of one CPU's slot with interrupts off there: then the references of different threads cannot overlap in
+// `&T` of one CPU's slot with interrupts off there, of one machine: then the references of different threads cannot overlap in
 // time, the value merely moves between the threads of a CPU, which is what `Send` allows.
 unsafe impl<T: Send> Sync for PerCpu<T> {}
 
@@ -87,8 +87,12 @@ impl<T> PerCpu<T> {
     }
 
     /// This CPU's value, shared with nobody: interrupts are off.
+    ///
+    /// # Safety
+    ///
+    /// Every access to this `PerCpu` is by CPUs of one and the same machine (in a kernel there is only one).
     #[inline]
-    pub fn get_exclusive<'a, P: Cpus>(&'a self, irq: &'a IrqOff<P>) -> &'a T {
+    pub unsafe fn get_exclusive<'a, P: Cpus>(&'a self, irq: &'a IrqOff<P>) -> &'a T {
         self.slot(irq.cpu())
     }
 

@@ -17,13 +17,31 @@ use core::arch::asm;
 
 /// Where one fast path lies. An entry of the section `percpu_restart`; a linker script must keep that section and
 /// lay the entries side by side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// The addresses are relative to where they are stored, so an entry must stay in its place.
+#[derive(Debug)]
 #[repr(C)]
 pub struct Section {
+    begin: i32,
+    end: i32,
+}
+
+impl Section {
     /// The address of the first instruction.
-    pub begin: usize,
-    /// The address behind the last, which is the only one that writes.
-    pub end: usize,
+    #[must_use]
+    pub fn begin(&self) -> usize {
+        Self::target(&self.begin)
+    }
+
+    /// The address behind the last instruction, which is the only one that writes.
+    #[must_use]
+    pub fn end(&self) -> usize {
+        Self::target(&self.end)
+    }
+
+    fn target(field: &i32) -> usize {
+        core::ptr::from_ref(field).addr().wrapping_add_signed(*field as isize)
+    }
 }
 
 /// Where interrupted code must continue if its CPU passes a quiescent state, or runs another thread, before it
@@ -34,7 +52,7 @@ pub struct Section {
 /// Linear in their number (a few hundred at most), on a path that switches threads anyway.
 #[must_use]
 pub fn restart(ip: usize, sections: &[Section]) -> usize {
-    sections.iter().find(|section| section.begin < ip && ip < section.end).map_or(ip, |section| section.begin)
+    sections.iter().find(|section| section.begin() < ip && ip < section.end()).map_or(ip, Section::begin)
 }
 
 /// One fast path: `$add` is its last instruction.
@@ -52,8 +70,8 @@ macro_rules! fast_path {
                 "jnz {slow}",
                 $add,
                 "3:",
-                ".pushsection percpu_restart, \"a\", @progbits",
-                ".quad 2b, 3b",
+                ".pushsection percpu_restart, \"aR\", @progbits",
+                ".long 2b - ., 3b - .",
                 ".popsection",
                 tagged = in(reg) $tagged.as_ptr(),
                 word = out(reg) _,
@@ -143,13 +161,23 @@ mod tests {
 
     #[test]
     fn only_the_inside_of_a_section_goes_back() {
-        let sections = [Section { begin: 100, end: 115 }, Section { begin: 200, end: 215 }];
-        assert_eq!(restart(100, &sections), 100, "nothing is done yet");
-        assert_eq!(restart(101, &sections), 100);
-        assert_eq!(restart(114, &sections), 100);
-        assert_eq!(restart(115, &sections), 115, "the add has retired");
-        assert_eq!(restart(199, &sections), 199);
-        assert_eq!(restart(207, &sections), 200);
-        assert_eq!(restart(50, &[]), 50);
+        #[repr(C)]
+        struct Image {
+            sections: [Section; 2],
+            code: [u8; 256],
+        }
+        // Two sections of 15 bytes, 100 and 200 bytes into the code.
+        let entry = |at: i32, begin: i32| Section { begin: begin - at, end: begin + 15 - (at + 4) };
+        let image = Image { sections: [entry(0, 116), entry(8, 216)], code: [0; 256] };
+        let at = |offset: usize| image.code.as_ptr().addr() + offset;
+        let back = |offset: usize| restart(at(offset), &image.sections) - at(0);
+        assert_eq!((image.sections[0].begin(), image.sections[0].end()), (at(100), at(115)));
+        assert_eq!(back(100), 100, "nothing is done yet");
+        assert_eq!(back(101), 100);
+        assert_eq!(back(114), 100);
+        assert_eq!(back(115), 115, "the add has retired");
+        assert_eq!(back(199), 199);
+        assert_eq!(back(207), 200);
+        assert_eq!(restart(at(101), &[]), at(101));
     }
 }

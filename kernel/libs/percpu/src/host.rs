@@ -5,7 +5,7 @@
 //! interrupts are function calls ([`Host::interrupt`]).
 #![expect(unsafe_code, reason = "an implementation of the platform traits")]
 
-use crate::platform::{CpuId, CpuPin, Cpus, Pinned, Platform, WordIndex, Words};
+use crate::platform::{CpuId, Cpus, Platform, WordIndex, Words};
 use crate::primitive::{AtomicBool, AtomicU64, Ordering};
 use crate::rcu::{Laziness, Rcu};
 use crate::report::Report;
@@ -75,6 +75,28 @@ pub struct OnCpu {
     host: Host,
     cpu: CpuId,
     not_send: core::marker::PhantomData<*mut ()>,
+}
+
+impl OnCpu {
+    /// Moves this thread to another CPU, as a scheduler would: the old one goes offline.
+    ///
+    /// # Panics
+    ///
+    /// In a read section, or if the CPU is taken or does not exist.
+    pub fn move_to(&mut self, cpu: CpuId) {
+        assert!(self.host.may_block(), "a thread is not moved in a read section");
+        let host = self.host;
+        self.leave();
+        host.take(cpu);
+        self.cpu = cpu;
+    }
+
+    fn leave(&self) {
+        // SAFETY: the thread is this CPU, in no section (checked by the callers), and stops being it.
+        unsafe { self.host.rcu().idle_enter(self.cpu) };
+        CURRENT.set(None);
+        self.host.taken[self.cpu.get()].store(false, Ordering::Release);
+    }
 }
 
 impl Machine {
@@ -174,6 +196,11 @@ impl Host {
     ///
     /// If the thread is a CPU already, or the CPU is taken or does not exist.
     pub fn enter(self, cpu: CpuId) -> OnCpu {
+        self.take(cpu);
+        OnCpu { host: self, cpu, not_send: core::marker::PhantomData }
+    }
+
+    fn take(self, cpu: CpuId) {
         assert!(CURRENT.get().is_none(), "the thread is a CPU already");
         assert!(cpu.get() < self.areas.len(), "the machine has no {cpu}");
         assert!(!self.taken[cpu.get()].swap(true, Ordering::Acquire), "{cpu} is taken");
@@ -181,7 +208,6 @@ impl Host {
         CURRENT.set(Some(Current { machine, cpu, pins: 0, irqs_off: 0, handlers: 0, idle: false }));
         // SAFETY: this thread has just become that CPU.
         unsafe { self.rcu().idle_exit(cpu) };
-        OnCpu { host: self, cpu, not_send: core::marker::PhantomData }
     }
 
     /// Runs `handler` as an interrupt handler of this CPU.
@@ -290,10 +316,7 @@ impl Drop for OnCpu {
             assert!(thread::panicking(), "a thread leaves its CPU in a read section");
             return;
         }
-        // SAFETY: the thread is this CPU, in no section, and stops being it.
-        unsafe { self.host.rcu().idle_enter(self.cpu) };
-        CURRENT.set(None);
-        self.host.taken[self.cpu.get()].store(false, Ordering::Release);
+        self.leave();
     }
 }
 
@@ -324,6 +347,14 @@ unsafe impl Cpus for Host {
 
     unsafe fn irq_restore(self, state: usize) {
         self.change(|current| current.irqs_off = state);
+    }
+
+    fn relax(self, rounds: u32) {
+        // There may be more CPUs than real ones.
+        if rounds.is_multiple_of(64) {
+            thread::yield_now();
+        }
+        core::hint::spin_loop();
     }
 
     fn may_block(self) -> bool {
@@ -385,15 +416,5 @@ impl Platform for Host {
 
     fn report(self, report: Report) {
         lock(&self.reports).push(report);
-    }
-}
-
-/// A pin, for callers that have only the machine.
-impl Host {
-    /// Pins this thread to its CPU, and answers which it is.
-    pub fn pin(self) -> (CpuPin<Self>, CpuId) {
-        let pin = CpuPin::new(self);
-        let cpu = pin.cpu();
-        (pin, cpu)
     }
 }

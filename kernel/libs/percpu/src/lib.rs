@@ -47,6 +47,13 @@ pub use lock::{SpinGuard, SpinLock};
 pub use misuse::Misuse;
 pub use platform::{CpuId, CpuPin, Cpus, IrqOff, MAX_CPUS, Pinned, Platform, TAGS, WordIndex, Words};
 pub use rcu::Rcu;
-pub use reference::{Dying, Events, Kind, OneShot, Owner, PercpuRef, Ref, Refs, Refused, Reusable, Start};
+pub use reference::{
+    Dying, Events, Inspection, Kind, OneShot, Owner, PercpuRef, Ref, Refs, Refused, Reusable, Start,
+};
 pub use report::Report;
 pub use words::WordPool;
+
+/// The examples of the README, as tests.
+#[cfg(all(doctest, not(loom)))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -10,7 +10,7 @@
 
 use crate::mutation::{Mutation, ordering};
 use crate::platform::{CpuId, IrqOff, Pinned, Platform};
-use crate::primitive::{AtomicU32, CellPointer, Ordering, PlainOrdering, PlainU32, RawCell, relax};
+use crate::primitive::{AtomicU32, CellPointer, Ordering, PlainOrdering, PlainU32, RawCell};
 use crate::report::Report;
 use core::ops::{Deref, DerefMut};
 
@@ -41,7 +41,8 @@ impl Ticket {
         }
     }
 
-    /// Takes the lock; calls `waiting` with the number of rounds so far, each round that it has to wait.
+    /// Takes the lock; each round that it has to wait it calls `waiting`, which relaxes the CPU, with the number of
+    /// rounds so far.
     ///
     /// Interrupts must be off, or no handler may want this lock.
     pub fn lock(&self, mut waiting: impl FnMut(u32)) -> TicketGuard<'_> {
@@ -50,7 +51,6 @@ impl Ticket {
         while self.serving.load(ordering(Ordering::Acquire, Mutation::RelaxedLock)) != mine {
             rounds = rounds.saturating_add(1);
             waiting(rounds);
-            relax();
         }
         TicketGuard(self)
     }
@@ -190,6 +190,7 @@ impl<T> SpinLock<T> {
                     holder: self.holder(),
                 });
             }
+            platform.relax(rounds);
         })
     }
 

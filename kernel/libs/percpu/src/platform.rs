@@ -17,7 +17,7 @@ use core::marker::PhantomData;
 pub const MAX_CPUS: usize = 32;
 /// The most CPUs that this build knows: few, because the model checker visits each.
 #[cfg(loom)]
-pub const MAX_CPUS: usize = 2;
+pub const MAX_CPUS: usize = 3;
 
 /// A CPU, by number from 0.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -96,6 +96,14 @@ pub unsafe trait Cpus: Copy + Send + Sync + 'static {
     /// `state` is from the matching [`irq_save`](Self::irq_save) of this CPU, innermost first.
     unsafe fn irq_restore(self, state: usize);
 
+    /// Relaxes a CPU that spins, with interrupts off, for the `rounds`-th time in a row. A guest may tell its
+    /// hypervisor after many rounds that it waits: the holder's virtual CPU may not be running.
+    #[inline]
+    fn relax(self, rounds: u32) {
+        let _ = rounds;
+        core::hint::spin_loop();
+    }
+
     /// Whether the running code may block: it is a thread, with preemption and interrupts on.
     fn may_block(self) -> bool;
 }
@@ -161,8 +169,12 @@ pub unsafe trait Words: Cpus {
     /// The default pins, tests, loads, adds and stores; no read-modify-write instruction, so that the model checker
     /// sees a lost update if two CPUs ever share a word. It is enough where interrupts do not exist.
     /// [`crate::gs`] does it in four instructions.
+    ///
+    /// # Safety
+    ///
+    /// `tagged` holds a tag or the [offset](WordIndex::offset) of a word of this platform that the caller owns.
     #[inline]
-    fn local_add(self, tagged: &AtomicUsize, delta: u64) -> bool {
+    unsafe fn local_add(self, tagged: &AtomicUsize, delta: u64) -> bool {
         let pin = CpuPin::new(self);
         let word = tagged.load(mutation::ordering(Ordering::Acquire, Mutation::RelaxedModeLoad));
         let tags = if mutation::made(Mutation::TestAtomicOnly) { 0b01 } else { TAGS };
@@ -176,15 +188,25 @@ pub unsafe trait Words: Cpus {
     }
 
     /// [`local_add`](Self::local_add) of 1.
+    ///
+    /// # Safety
+    ///
+    /// As for `local_add`.
     #[inline]
-    fn local_inc(self, tagged: &AtomicUsize) -> bool {
-        self.local_add(tagged, 1)
+    unsafe fn local_inc(self, tagged: &AtomicUsize) -> bool {
+        // SAFETY: the contracts are the same.
+        unsafe { self.local_add(tagged, 1) }
     }
 
     /// [`local_add`](Self::local_add) of -1.
+    ///
+    /// # Safety
+    ///
+    /// As for `local_add`.
     #[inline]
-    fn local_dec(self, tagged: &AtomicUsize) -> bool {
-        self.local_add(tagged, u64::MAX)
+    unsafe fn local_dec(self, tagged: &AtomicUsize) -> bool {
+        // SAFETY: the contracts are the same.
+        unsafe { self.local_add(tagged, u64::MAX) }
     }
 
     /// Adds `amount` to this CPU's word, taken as signed, if the result stays strictly between `-bound` and

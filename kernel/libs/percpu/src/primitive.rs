@@ -16,15 +16,6 @@ pub(crate) use core::sync::atomic::{
     AtomicBool as PlainBool, AtomicU32 as PlainU32, Ordering as PlainOrdering,
 };
 
-/// Tells the processor, or the model checker, that the loop around it waits for somebody else.
-#[inline]
-pub fn relax() {
-    #[cfg(not(loom))]
-    core::hint::spin_loop();
-    #[cfg(loom)]
-    loom::thread::yield_now();
-}
-
 /// A cell whose content is reached through raw pointers, so that the model checker sees each access.
 #[cfg(not(loom))]
 #[derive(Debug)]
@@ -107,7 +98,6 @@ impl<T> CellPointer<T> {
     /// # Safety
     ///
     /// Nobody else may reach the content while the borrow lives.
-    #[expect(clippy::mut_from_ref, reason = "loom's signature; the receiver is exclusive here")]
     pub(crate) unsafe fn get_mut(&mut self) -> &mut T {
         // SAFETY: the caller excludes everybody else.
         unsafe { self.0.deref() }

@@ -3,7 +3,7 @@
 use core::ops::Range;
 use core::sync::atomic::AtomicU64;
 
-use crate::units::{BLOCK_FRAMES, Frames, Gfn};
+use crate::units::{BLOCK_FRAMES, FrameRange, Gfn};
 
 use super::FrameAllocator;
 use super::block::{Block, ORDERS};
@@ -12,7 +12,7 @@ use super::entry::{Entry, Head};
 use super::error::Misuse;
 use super::lock::{Exclusive, LockKind, SharedGate};
 use super::magazine::{CAPACITY, Magazine};
-use super::map::{FrameRange, Layout, MapError, check_reserved};
+use super::map::{Layout, MapError, check_reserved};
 
 /// What there is to manage.
 #[derive(Clone, Copy, Debug)]
@@ -59,25 +59,25 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
 
         let mut done = layout.base().get();
         for range in config.memory {
-            mark_hole(entries, layout.base(), done, range.first.get());
-            done = range.end();
+            mark_hole(entries, layout.base(), done, range.start().get());
+            done = range.end().get();
         }
         mark_hole(entries, layout.base(), done, done.next_multiple_of(BLOCK_FRAMES));
         for range in config.reserved {
-            mark(entries, layout.base(), range.first.get()..range.end(), Head::Reserved);
-            for frame in range.first.get()..range.end() {
+            mark(entries, layout.base(), range.start().get()..range.end().get(), Head::Reserved);
+            for frame in range.start().get()..range.end().get() {
                 buddy.reserve((frame - layout.base().get()) as u32, true);
             }
         }
         // Free is what lies between the reserved ranges. From the top down, so that the lowest block serves first.
         for range in config.memory.iter().rev() {
-            let mut end = range.end();
-            let inside = |r: &&FrameRange| range.first <= r.first && r.end() <= range.end();
+            let mut end = range.end().get();
+            let inside = |r: &&FrameRange| range.covers(**r);
             for reserved in config.reserved.iter().rev().filter(inside) {
-                add(&mut buddy, layout.base(), reserved.end(), end);
-                end = reserved.first.get();
+                add(&mut buddy, layout.base(), reserved.end().get(), end);
+                end = reserved.start().get();
             }
-            add(&mut buddy, layout.base(), range.first.get(), end);
+            add(&mut buddy, layout.base(), range.start().get(), end);
         }
 
         // A few percent of a small guest at most, whatever the number of CPUs.
@@ -103,7 +103,7 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
     /// [`Misuse::NotManaged`] with the first frame that is not reserved; then nothing is freed.
     pub fn release_reserved(&self, range: FrameRange) -> Result<(), Misuse> {
         self.locked(|buddy| {
-            let frames = || (0..range.count.get()).map(|i| range.first + Frames::new(i));
+            let frames = || range.iter();
             let reserved = |frame: &Gfn| {
                 self.index(*frame).is_some_and(|index| self.entry(index).get() == Head::Reserved)
             };

@@ -2,33 +2,11 @@
 
 use core::fmt;
 
-use crate::units::{BLOCK_FRAMES, Frames, Gfn};
+use crate::units::{BLOCK_FRAMES, FrameRange, Gfn};
 
 use super::block::{Block, NONE};
 use super::entry::Entry;
 use super::token::MOST_FRAMES;
-
-/// Consecutive frames.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct FrameRange {
-    /// The first frame.
-    pub first: Gfn,
-    /// How many.
-    pub count: Frames,
-}
-
-impl FrameRange {
-    /// The range of `count` frames from `first`.
-    #[must_use]
-    pub const fn new(first: Gfn, count: Frames) -> Self {
-        Self { first, count }
-    }
-
-    /// The frame after the last, as a number.
-    pub(super) const fn end(&self) -> u64 {
-        self.first.get() + self.count.get()
-    }
-}
 
 /// What is wrong with a memory map, or with the metadata supplied for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,9 +29,11 @@ impl fmt::Display for MapError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => f.write_str("the memory map has no memory"),
-            Self::BadRange(range) => write!(f, "impossible range: {} at {}", range.count, range.first),
-            Self::Unsorted(range) => write!(f, "range out of order or overlapping, at {}", range.first),
-            Self::ReservedOutside(range) => write!(f, "reserved range outside of memory, at {}", range.first),
+            Self::BadRange(range) => write!(f, "impossible range: {} at {}", range.count(), range.start()),
+            Self::Unsorted(range) => write!(f, "range out of order or overlapping, at {}", range.start()),
+            Self::ReservedOutside(range) => {
+                write!(f, "reserved range outside of memory, at {}", range.start())
+            }
             Self::TooLarge => f.write_str("the memory map spans more than 8 TiB"),
             Self::WrongMetadata => f.write_str("the metadata supplied does not fit the memory map"),
         }
@@ -85,8 +65,8 @@ impl Layout {
     pub fn for_map(memory: &[FrameRange]) -> Result<Self, MapError> {
         check(memory)?;
         let (Some(first), Some(last)) = (memory.first(), memory.last()) else { return Err(MapError::Empty) };
-        let base = first.first.get() / BLOCK_FRAMES * BLOCK_FRAMES;
-        let blocks = (last.end() - base).div_ceil(BLOCK_FRAMES);
+        let base = first.start().get() / BLOCK_FRAMES * BLOCK_FRAMES;
+        let blocks = (last.end().get() - base).div_ceil(BLOCK_FRAMES);
         if blocks > MOST_BLOCKS || blocks >= u64::from(NONE) {
             return Err(MapError::TooLarge);
         }
@@ -121,14 +101,13 @@ impl Layout {
 fn check(ranges: &[FrameRange]) -> Result<(), MapError> {
     let mut end = 0;
     for range in ranges {
-        let sane = range.first.checked_add(range.count).is_some_and(|end| end.get() <= MOST_FRAMES);
-        if range.count == Frames::ZERO || !sane {
+        if range.is_empty() || range.end().get() > MOST_FRAMES {
             return Err(MapError::BadRange(*range));
         }
-        if range.first.get() < end {
+        if range.start().get() < end {
             return Err(MapError::Unsorted(*range));
         }
-        end = range.end();
+        end = range.end().get();
     }
     Ok(())
 }
@@ -136,7 +115,7 @@ fn check(ranges: &[FrameRange]) -> Result<(), MapError> {
 /// Checks the reserved ranges against the memory: sorted, disjoint, each inside one range.
 pub(super) fn check_reserved(memory: &[FrameRange], reserved: &[FrameRange]) -> Result<(), MapError> {
     check(reserved)?;
-    let inside = |r: &&FrameRange| !memory.iter().any(|m| m.first <= r.first && r.end() <= m.end());
+    let inside = |r: &&FrameRange| !memory.iter().any(|m| m.covers(**r));
     reserved.iter().find(inside).map_or(Ok(()), |range| Err(MapError::ReservedOutside(*range)))
 }
 
@@ -145,7 +124,7 @@ mod tests {
     use super::*;
 
     fn range(first: u64, count: u64) -> FrameRange {
-        FrameRange::new(Gfn::new(first), Frames::new(count))
+        FrameRange::new(Gfn::new(first), Gfn::new(first + count))
     }
 
     #[test]
@@ -167,7 +146,6 @@ mod tests {
     fn impossible_maps_are_refused_by_name() {
         assert_eq!(Layout::for_map(&[]), Err(MapError::Empty));
         assert_eq!(Layout::for_map(&[range(5, 0)]), Err(MapError::BadRange(range(5, 0))));
-        assert_eq!(Layout::for_map(&[range(u64::MAX, 2)]), Err(MapError::BadRange(range(u64::MAX, 2))));
         assert_eq!(Layout::for_map(&[range(0, 1 << 53)]), Err(MapError::BadRange(range(0, 1 << 53))));
         assert_eq!(Layout::for_map(&[range(10, 10), range(19, 1)]), Err(MapError::Unsorted(range(19, 1))));
         assert_eq!(Layout::for_map(&[range(0, 1), range(1 << 39, 1)]), Err(MapError::TooLarge));

@@ -56,7 +56,7 @@ pub use self::init::{Config, Metadata};
 pub use self::inspect::{FrameState, Held, SparseBlock};
 pub use self::lock::{Exclusive, Gate, LocalGate, LocalLocks, LockKind, SharedGate, TicketLocks};
 pub use self::magazine::Magazine;
-pub use self::map::{FrameRange, Layout, MapError};
+pub use self::map::{Layout, MapError};
 pub use self::stats::{Stats, Watermarks};
 pub use self::token::{Ballooned, Contents, Extent, Owned, Run, State};
 pub use self::validate::Inconsistency;

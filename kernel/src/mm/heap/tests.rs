@@ -1,10 +1,8 @@
 //! The heap over host memory.
 
-use super::super::frame::{
-    Block, Config, Entry, FrameRange, Magazine, Metadata, Owned, Owner, TicketLocks, Use,
-};
+use super::super::frame::{Block, Config, Entry, Magazine, Metadata, Owned, Owner, TicketLocks, Use};
 use super::*;
-use crate::units::{Frames, Gfn, VcpuId};
+use crate::units::{FrameRange, Frames, Gfn, VcpuId};
 use proptest::prelude::*;
 use std::vec::Vec;
 
@@ -75,7 +73,7 @@ fn with_heap(
     bound: usize,
     test: impl FnOnce(&mut Heap<HostArena, FromFrames<'_, '_, TicketLocks>>, &FrameAllocator<'_>),
 ) {
-    let map = [FrameRange::new(Gfn::new(0), Frames::new(memory))];
+    let map = [FrameRange::new(Gfn::new(0), Gfn::new(memory))];
     let blocks = memory.div_ceil(512) as usize;
     let mut entries: Vec<_> = (0..blocks * 512).map(|_| Entry::unused()).collect();
     let mut blocks: Vec<_> = (0..blocks).map(|_| Block::new()).collect();

@@ -193,12 +193,19 @@ impl<P: Platform> Rcu<P> {
                 queues.hurried.finished >= hurried && queues.lazy.finished >= lazy
             })
         };
+        self.drive_until(self.key(), &finished);
+        Ok(())
+    }
+
+    /// Blocks until `done`, whose change is announced under `key`; meanwhile does what there is to do, so that a
+    /// waiter which is alone waits for nobody.
+    pub(crate) fn drive_until(&self, key: usize, done: &dyn Fn() -> bool) {
         loop {
             self.advance();
-            if finished() {
-                return Ok(());
+            if done() {
+                return;
             }
-            self.platform.wait_until(self.key(), &|| finished() || self.can_step() || self.has_due());
+            self.platform.wait_until(key, &|| done() || self.can_step() || self.has_due());
         }
     }
 
@@ -230,8 +237,10 @@ impl<P: Platform> Rcu<P> {
         if self.check_may_block("Rcu::advance").is_err() {
             return result;
         }
-        self.quiesce();
         self.request(self.wanted_by_lazy(), false);
+        // After the begin of a grace period: this may be all that it waits for.
+        self.quiesce();
+        self.poll();
         for cpu in CpuId::first(self.platform.cpu_count()) {
             result.callbacks += self.run_due(cpu);
         }

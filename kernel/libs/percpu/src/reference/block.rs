@@ -76,8 +76,17 @@ pub(super) struct Block<P: Platform, E: Events> {
     pub(super) reusable: bool,
 }
 
-/// A block, by pointer: it may be freed under whoever works with it, so no borrow may cross that moment.
+/// A block, by pointer: a put may lead to its end, and to that of the count that held the pointer, so what puts
+/// works on a copy of the pointer and borrows no more than it needs.
 pub(super) struct BlockPtr<P: Platform, E: Events>(NonNull<Block<P, E>>);
+
+impl<P: Platform, E: Events> Clone for BlockPtr<P, E> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P: Platform, E: Events> Copy for BlockPtr<P, E> {}
 
 // SAFETY: the block is `Sync` (atomics, a lock, `E: Sync`) and may be freed by any thread (`E: Send`).
 unsafe impl<P: Platform, E: Events> Send for BlockPtr<P, E> {}
@@ -226,33 +235,42 @@ impl<P: Platform, E: Events> Block<P, E> {
             }
         }
     }
+}
 
-    /// Gives `n` references back to the shared count.
-    pub(super) fn put(&self, n: u64) -> After {
-        if n == 0 {
-            return After::Nothing;
-        }
-        if n > MAX_REFERENCES {
-            return self.poison(Report::Underflow { name: self.name });
-        }
-        // Release: what was done under the reference happens before the release of the object.
-        let old = self.count.fetch_sub(n, ordering(Ordering::Release, Mutation::RelaxedPut));
-        // If this was not the last reference, the block may be gone from here on: only a misuse looks at it again.
-        if old == n {
-            if !made(Mutation::NoAcquireAtZero) {
-                // Acquire what all the other puts released.
-                fence(Ordering::Acquire);
-            }
-            return After::Zero;
-        }
-        if old < n {
-            return self.poison(Report::Underflow { name: self.name });
-        }
-        if poisoned(old) {
-            self.count.store(POISON, Ordering::Relaxed);
-        }
-        After::Nothing
+/// Takes `n` off a shared count. Only the count is borrowed: unless it was the last reference, or one too many,
+/// the block may be gone when this returns.
+pub(super) fn put(count: &AtomicU64, n: u64) -> Put {
+    if n == 0 {
+        return Put::Fine;
     }
+    if n > MAX_REFERENCES {
+        return Put::TooMany;
+    }
+    // Release: what was done under the reference happens before the release of the object.
+    let old = count.fetch_sub(n, ordering(Ordering::Release, Mutation::RelaxedPut));
+    if old == n {
+        if !made(Mutation::NoAcquireAtZero) {
+            // Acquire what all the other puts released.
+            fence(Ordering::Acquire);
+        }
+        return Put::Zero;
+    }
+    if old < n {
+        return Put::TooMany;
+    }
+    if poisoned(old) {
+        count.store(POISON, Ordering::Relaxed);
+    }
+    Put::Fine
+}
+
+/// What a put found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Put {
+    Fine,
+    Zero,
+    TooMany,
 }
 
 /// What remains to be done after a change of the shared count, without locks.
@@ -260,8 +278,6 @@ impl<P: Platform, E: Events> Block<P, E> {
 #[must_use]
 pub(super) enum After {
     Nothing,
-    /// The count has become zero: release the object.
-    Zero,
     /// The count has gone wrong and is poisoned: say so.
     Wrong(Report),
 }
@@ -271,6 +287,12 @@ impl<P: Platform, E: Events> BlockPtr<P, E> {
     pub(super) fn get(&self) -> &Block<P, E> {
         // SAFETY: the value is held by a `PercpuRef` (or by the switch), and a block is freed only when that is gone.
         unsafe { self.0.as_ref() }
+    }
+
+    /// The shared count alone.
+    fn count(&self) -> &AtomicU64 {
+        // SAFETY: as for `get`; the borrow covers nothing but the atomic.
+        unsafe { &(*self.0.as_ptr()).count }
     }
 
     /// The block of a switch that is pending.
@@ -284,32 +306,35 @@ impl<P: Platform, E: Events> BlockPtr<P, E> {
     }
 
     /// The head, to queue for a switch.
-    pub(super) fn head(&self) -> NonNull<Head> {
+    pub(super) fn head(self) -> NonNull<Head> {
         self.0.cast()
     }
 
     /// Takes `n` references.
-    pub(super) fn take(&self, n: u64) {
+    pub(super) fn take(self, n: u64) {
         self.settle(self.get().get(n));
     }
 
     /// Takes `n` references unless the count is zero; whether it did.
-    pub(super) fn try_take(&self, n: u64) -> bool {
+    pub(super) fn try_take(self, n: u64) -> bool {
         let (taken, after) = self.get().try_get(n);
         self.settle(after);
         taken
     }
 
     /// Gives `n` references back, and releases the object if they were the last.
-    pub(super) fn give_back(&self, n: u64) {
-        self.settle(self.get().put(n));
+    pub(super) fn give_back(self, n: u64) {
+        match put(self.count(), n) {
+            Put::Fine => {}
+            Put::Zero => self.release(),
+            Put::TooMany => self.settle(self.get().poison(Report::Underflow { name: self.get().name })),
+        }
     }
 
     /// Does what remains after a change of the shared count. Without locks.
-    fn settle(&self, after: After) {
+    pub(super) fn settle(self, after: After) {
         match after {
             After::Nothing => {}
-            After::Zero => self.release(),
             After::Wrong(report) => {
                 let platform = self.get().rcu.platform();
                 platform.report(report);
@@ -320,7 +345,7 @@ impl<P: Platform, E: Events> BlockPtr<P, E> {
     }
 
     /// The count has reached zero: calls the release, once, and frees the block if it is an orphan by then.
-    pub(super) fn release(&self) {
+    pub(super) fn release(self) {
         let block = self.get();
         let (rcu, key) = (block.rcu, block.key());
         let mut state = block.lock();
@@ -350,7 +375,7 @@ impl<P: Platform, E: Events> BlockPtr<P, E> {
     }
 
     /// The count goes away. Frees the block, or makes it an orphan if something is running (only `anyhow`).
-    pub(super) fn leave(&self, dying: bool, anyhow: bool) -> Result<(), Misuse> {
+    pub(super) fn leave(self, dying: bool, anyhow: bool) -> Result<(), Misuse> {
         let block = self.get();
         let mut state = block.lock();
         let releasing = state.releasing || (dying && block.is_zero() && !state.released);
@@ -381,7 +406,7 @@ impl<P: Platform, E: Events> BlockPtr<P, E> {
     /// # Safety
     ///
     /// Nobody else uses the block, now or later.
-    pub(super) unsafe fn free(&self) {
+    pub(super) unsafe fn free(self) {
         // SAFETY: allocated with this layout by the global allocator in `allocate`, and freed once.
         let block = unsafe { Box::from_raw(self.0.as_ptr()) };
         let word = block.lock().word.take();

@@ -121,14 +121,16 @@ impl<P: Platform, E: Events, K: Kind> PercpuRef<P, E, K> {
         self.get(n);
     }
 
-    /// Gives `n` references back. May release the object, and with it this count.
+    /// Gives `n` references back to the count at `this`. May release the object, and with it this count: hence the
+    /// pointer, which is not used after that.
     ///
     /// # Safety
     ///
-    /// The caller has `n` references from [`get_raw`](Self::get_raw), [`Ref::into_raw`] or the like, and does not
-    /// use the count afterwards unless it knows of another reference.
+    /// `this` is valid, and the caller has `n` references from [`get_raw`](Self::get_raw), [`Ref::into_raw`] or the
+    /// like. Afterwards it does not use the count unless it knows of another reference.
     #[inline]
-    pub unsafe fn put_raw(&self, n: u64) {
-        self.put(n);
+    pub unsafe fn put_raw(this: *const Self, n: u64) {
+        // SAFETY: the caller's references keep the count until they are given back.
+        unsafe { Self::put_at(this, n) };
     }
 }

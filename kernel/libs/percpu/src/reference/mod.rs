@@ -31,6 +31,7 @@
 //! by [`Rcu::call`](crate::rcu::Rcu::call) in `release`.
 
 mod block;
+mod fast;
 mod guard;
 mod owner;
 mod switch;
@@ -269,55 +270,27 @@ impl<P: Platform, E: Events, K: Kind> PercpuRef<P, E, K> {
     /// Takes `n` references that the caller knows to be allowed.
     #[inline]
     fn get(&self, n: u64) {
-        let fast = if n == 1 { self.platform.local_inc(&self.word) } else { self.get_many_fast(n) };
-        if !fast {
+        if !self.get_fast(n) {
             self.get_slow(n);
         }
     }
 
-    #[inline]
-    fn get_many_fast(&self, n: u64) -> bool {
-        n <= MAX_REFERENCES && self.platform.local_add(&self.word, n)
-    }
-
     #[cold]
     fn get_slow(&self, n: u64) {
-        match &self.block {
+        match self.block {
             Some(block) => block.take(n),
-            None => self.platform.report(Report::UseAfterExit),
-        }
-    }
-
-    /// Gives `n` references back.
-    #[inline]
-    fn put(&self, n: u64) {
-        let fast = if n == 1 {
-            self.platform.local_dec(&self.word)
-        } else {
-            n <= MAX_REFERENCES && self.platform.local_add(&self.word, n.wrapping_neg())
-        };
-        if !fast {
-            self.put_slow(n);
-        }
-    }
-
-    #[cold]
-    fn put_slow(&self, n: u64) {
-        match &self.block {
-            Some(block) => block.give_back(n),
             None => self.platform.report(Report::UseAfterExit),
         }
     }
 
     #[inline]
     fn try_get(&self, n: u64) -> bool {
-        let fast = if n == 1 { self.platform.local_inc(&self.word) } else { self.get_many_fast(n) };
-        fast || self.try_get_slow(n)
+        self.get_fast(n) || self.try_get_slow(n)
     }
 
     #[cold]
     fn try_get_slow(&self, n: u64) -> bool {
-        self.block.as_ref().is_some_and(|block| block.try_take(n))
+        self.block.is_some_and(|block| block.try_take(n))
     }
 
     /// A reference, unless the count has reached zero. Also of a dying object. Any context.
@@ -344,7 +317,7 @@ impl<P: Platform, E: Events, K: Kind> PercpuRef<P, E, K> {
     #[inline]
     #[must_use]
     pub fn tryget_live(&self) -> Option<Ref<'_, P, E, K>> {
-        let got = self.platform.local_inc(&self.word) || self.try_get_live_slow();
+        let got = self.get_fast(1) || self.try_get_live_slow();
         got.then(|| Ref::new(self))
     }
 

@@ -121,7 +121,7 @@ impl<'a, P: Platform, E: Events, K: Kind> Dying<'a, P, E, K> {
             return Ok(());
         }
         block.rcu.check_may_block("wait_zero")?;
-        self.count.platform.wait_until(block.key(), &|| block.lock().released || block.is_poisoned());
+        block.rcu.drive_until(block.key(), &|| block.lock().released || block.is_poisoned());
         if block.lock().released { Ok(()) } else { Err(Misuse::Poisoned) }
     }
 }

@@ -5,7 +5,7 @@
 //! the count cannot reach zero before every per-CPU word has been added.
 #![expect(unsafe_code, reason = "the callback of a switch gets its block as a raw head")]
 
-use super::block::{After, Block, BlockPtr, State, bias};
+use super::block::{After, Block, BlockPtr, Put, State, bias, put};
 use super::{ATOMIC, DEAD, Events, Kind, MAX_REFERENCES, PercpuRef};
 use crate::misuse::Misuse;
 use crate::mutation::{Mutation, made, ordering};
@@ -18,7 +18,7 @@ use core::ptr::NonNull;
 impl<P: Platform, E: Events, K: Kind> PercpuRef<P, E, K> {
     /// Gives up the owner's reference. Never blocks.
     pub(super) fn kill(&self, confirm: bool) {
-        let Some(block) = &self.block else { return self.platform.report(Report::UseAfterExit) };
+        let Some(block) = self.block else { return self.platform.report(Report::UseAfterExit) };
         let inner = block.get();
         let mut state = inner.lock();
         if state.switching {
@@ -63,7 +63,7 @@ impl<P: Platform, E: Events, K: Kind> PercpuRef<P, E, K> {
             }
             drop(state);
             block.get().rcu.check_may_block(what)?;
-            self.platform.wait_until(block.get().key(), &|| !block.get().lock().switching);
+            block.get().rcu.drive_until(block.get().key(), &|| !block.get().lock().switching);
         }
     }
 
@@ -149,7 +149,7 @@ impl<P: Platform, E: Events, K: Kind> PercpuRef<P, E, K> {
     /// Blocks until the release of this life has returned.
     pub(super) fn wait_released(&self) {
         if let Some(block) = self.block() {
-            self.platform.wait_until(block.key(), &|| block.lock().released);
+            block.rcu.drive_until(block.key(), &|| block.lock().released);
         }
     }
 
@@ -201,7 +201,7 @@ unsafe fn fold<P: Platform, E: Events>(head: NonNull<Head>) {
     // SAFETY: our contract; the block is not used after the last unlock below but at zero, or as an orphan.
     let pointer = unsafe { BlockPtr::<P, E>::of_switch(head) };
     let block = pointer.get();
-    let (rcu, key) = (block.rcu, block.key());
+    let (rcu, key, name) = (block.rcu, block.key(), block.name);
     let folded = add_words(block);
     if let After::Wrong(report) = folded {
         rcu.platform().report(report);
@@ -221,7 +221,11 @@ unsafe fn fold<P: Platform, E: Events>(head: NonNull<Head>) {
                 rcu.platform().free_word(word);
             }
             // The reference of the switch goes together with the switch: a waiter that sees neither may free.
-            let last = block.put(1);
+            let last = put(&block.count, 1);
+            if last == Put::TooMany {
+                // Said below, without the lock.
+                let _ = block.poison(Report::Underflow { name });
+            }
             state.switching = false;
             break (last, state.is_orphan());
         }
@@ -235,12 +239,12 @@ unsafe fn fold<P: Platform, E: Events>(head: NonNull<Head>) {
     };
     rcu.platform().wake_all(key);
     match last {
+        Put::Fine => {}
         // Nobody frees the block before: the release of this life is still to come.
-        After::Zero => pointer.release(),
-        After::Wrong(report) => rcu.platform().report(report),
-        After::Nothing => {}
+        Put::Zero => pointer.release(),
+        Put::TooMany => rcu.platform().report(Report::Underflow { name }),
     }
-    if orphan && last != After::Zero {
+    if orphan && last != Put::Zero {
         // SAFETY: read under the lock that ended the switch; at zero it is the release that frees.
         unsafe { pointer.free() };
     }

@@ -52,8 +52,10 @@ fn adds_near_a_limit(host: Host) {
     host.leave();
 }
 
-const SUM: Model = Model { name: "counter: sum during a fold", preemptions: 3, run: sum_during_a_fold };
-const LIMIT: Model = Model { name: "counter: adds near a limit", preemptions: 3, run: adds_near_a_limit };
+const SUM: Model =
+    Model { name: "counter: sum during a fold", cpus: 2, preemptions: None, run: sum_during_a_fold };
+const LIMIT: Model =
+    Model { name: "counter: adds near a limit", cpus: 2, preemptions: None, run: adds_near_a_limit };
 
 tests! {
     s071_s076_a_sum_sees_each_add_once: SUM;

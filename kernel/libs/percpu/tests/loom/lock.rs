@@ -3,7 +3,7 @@
 use crate::machine::{Host, Model, tests};
 use loom::cell::UnsafeCell;
 use loom::thread;
-use percpu::lock::Ticket;
+use percpu::lock::{Ticket, TicketGuard};
 use std::sync::Arc;
 
 struct Counter {
@@ -14,34 +14,46 @@ struct Counter {
 // SAFETY: the value is touched with the lock held; loom reports it if that is not so.
 unsafe impl Sync for Counter {}
 
-fn increments(_: Host) {
-    let counter = Arc::new(Counter { lock: Ticket::new(), value: UnsafeCell::new(0) });
-    let threads: Vec<_> = (0..2)
-        .map(|n| {
-            let counter = Arc::clone(&counter);
-            thread::spawn(move || {
-                let guard = if n == 0 { Some(counter.lock.lock(|_| {})) } else { counter.lock.try_lock() };
-                let Some(guard) = guard else { return 0 };
-                // SAFETY: the lock is held.
-                counter.value.with_mut(|value| unsafe { *value += 1 });
-                drop(guard);
-                1
-            })
-        })
-        .collect();
-    let guard = counter.lock.lock(|_| {});
+/// Adds 1 under the guard, if there is one.
+fn increment(counter: &Counter, guard: Option<TicketGuard<'_>>) -> u32 {
+    let Some(guard) = guard else { return 0 };
     // SAFETY: the lock is held.
     counter.value.with_mut(|value| unsafe { *value += 1 });
     drop(guard);
-    let increments: u32 = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
-    // SAFETY: all threads are joined.
-    assert_eq!(counter.value.with(|value| unsafe { *value }), 1 + increments);
+    1
 }
 
-const TICKET: Model = Model { name: "ticket lock, 3 threads", preemptions: 3, run: increments };
+/// Two threads: with three, two that wait could yield to each other for ever, which loom does explore.
+fn increments(other: fn(&Counter) -> u32) {
+    let counter = Arc::new(Counter { lock: Ticket::new(), value: UnsafeCell::new(0) });
+    let thread = {
+        let counter = Arc::clone(&counter);
+        thread::spawn(move || other(&counter) + other(&counter))
+    };
+    let mine = increment(&counter, Some(counter.lock.lock(|_| thread::yield_now())));
+    let mine = mine + increment(&counter, Some(counter.lock.lock(|_| thread::yield_now())));
+    let theirs = thread.join().unwrap();
+    // SAFETY: all threads are joined.
+    assert_eq!(counter.value.with(|value| unsafe { *value }), mine + theirs);
+}
+
+fn lock_and_lock(_: Host) {
+    increments(|counter| increment(counter, Some(counter.lock.lock(|_| thread::yield_now()))));
+}
+
+fn lock_and_try(_: Host) {
+    increments(|counter| increment(counter, counter.lock.try_lock()));
+}
+
+const LOCK: Model =
+    Model { name: "ticket lock: two take it", cpus: 2, preemptions: None, run: lock_and_lock };
+const TRY: Model =
+    Model { name: "ticket lock: one takes, one tries", cpus: 2, preemptions: None, run: lock_and_try };
 
 tests! {
-    the_ticket_lock_excludes: TICKET;
-    mutant_relaxed_unlock: TICKET catches RelaxedUnlock;
-    mutant_relaxed_lock: TICKET catches RelaxedLock;
+    the_ticket_lock_excludes: LOCK;
+    trying_the_ticket_lock_excludes: TRY;
+    mutant_relaxed_unlock: LOCK catches RelaxedUnlock;
+    mutant_relaxed_lock: LOCK catches RelaxedLock;
+    mutant_relaxed_try: TRY catches RelaxedLock;
 }

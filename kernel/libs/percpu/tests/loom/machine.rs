@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Per-CPU words of a model.
 const WORDS: usize = 2;
 
-pub struct Machine {
+pub(crate) struct Machine {
     cpus: usize,
     areas: Vec<Vec<AtomicU64>>,
     pool: WordPool<1>,
@@ -22,7 +22,7 @@ pub struct Machine {
 }
 
 #[derive(Clone, Copy)]
-pub struct Host(*const Machine);
+pub(crate) struct Host(*const Machine);
 
 // SAFETY: the machine is `Sync` and outlives the model.
 unsafe impl Send for Host {}
@@ -40,24 +40,24 @@ impl Host {
         unsafe { &*self.0 }
     }
 
-    pub fn rcu(self) -> &'static Rcu<Host> {
+    pub(crate) fn rcu(self) -> &'static Rcu<Host> {
         self.machine().rcu.get().unwrap()
     }
 
     /// This thread is `cpu`, online, from now on.
-    pub fn enter(self, cpu: usize) {
+    pub(crate) fn enter(self, cpu: usize) {
         CURRENT.with(|current| current.set((cpu, 0)));
         // SAFETY: the thread is that CPU.
         unsafe { self.rcu().idle_exit(CpuId::new(cpu).unwrap()) };
     }
 
     /// This thread's CPU goes offline, or idle.
-    pub fn leave(self) {
+    pub(crate) fn leave(self) {
         // SAFETY: in no section, and none follows.
         unsafe { self.rcu().idle_enter(self.current_cpu()) };
     }
 
-    pub fn reports(self) -> usize {
+    pub(crate) fn reports(self) -> usize {
         self.machine().reports.load(Ordering::Relaxed)
     }
 }
@@ -127,10 +127,12 @@ impl Platform for Host {
 
 /// A model: what happens on a machine, and how far it is explored.
 #[derive(Clone, Copy)]
-pub struct Model {
-    pub name: &'static str,
-    pub preemptions: usize,
-    pub run: fn(Host),
+pub(crate) struct Model {
+    pub(crate) name: &'static str,
+    pub(crate) cpus: usize,
+    /// The most preemptions in one execution, or `None` for all executions.
+    pub(crate) preemptions: Option<usize>,
+    pub(crate) run: fn(Host),
 }
 
 impl Model {
@@ -138,7 +140,7 @@ impl Model {
     fn explore(self, mistake: Mutation) -> (usize, bool) {
         let executions: &'static AtomicUsize = Box::leak(Box::new(AtomicUsize::new(0)));
         let mut builder = loom::model::Builder::new();
-        builder.preemption_bound = Some(self.preemptions);
+        builder.preemption_bound = self.preemptions;
         builder.max_branches = 20_000;
         mutation::choose(mistake);
         let outcome = catch_unwind(AssertUnwindSafe(|| {
@@ -146,8 +148,8 @@ impl Model {
                 executions.fetch_add(1, Ordering::Relaxed);
                 let area = || (0..WORDS).map(|_| AtomicU64::new(0)).collect();
                 let machine = Box::into_raw(Box::new(Machine {
-                    cpus: 2,
-                    areas: (0..2).map(|_| area()).collect(),
+                    cpus: self.cpus,
+                    areas: (0..self.cpus).map(|_| area()).collect(),
                     pool: WordPool::new(),
                     rcu: OnceLock::new(),
                     reports: AtomicUsize::new(0),
@@ -165,15 +167,16 @@ impl Model {
     }
 
     /// The model holds in every execution within the bound.
-    pub fn holds(self) {
+    pub(crate) fn holds(self) {
         let (executions, held) = self.explore(Mutation::None);
-        println!("loom: {}: {executions} executions, at most {} preemptions", self.name, self.preemptions);
+        let bound = self.preemptions.map_or("any number of".into(), |bound| format!("at most {bound}"));
+        println!("loom: {}: {executions} executions, {bound} preemptions", self.name);
         assert!(held, "{} fails after {executions} executions", self.name);
         assert!(executions > 1, "{}: nothing was explored", self.name);
     }
 
     /// With this mistake, loom finds an execution that fails.
-    pub fn catches(self, mistake: Mutation) {
+    pub(crate) fn catches(self, mistake: Mutation) {
         let (executions, held) = self.explore(mistake);
         println!("loom: {}: {mistake:?} found in execution {executions}", self.name);
         assert!(!held, "{}: {mistake:?} was not noticed in {executions} executions", self.name);

@@ -6,6 +6,11 @@
 //! Every model is run as it is, and must hold; and again with each mistake that it is there to notice (see
 //! `percpu::mutation`), and must fail.
 #![cfg(loom)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(
+    unsafe_code,
+    reason = "models of code that shares memory by other means than the borrow checker knows"
+)]
 
 mod counter;
 mod lock;

@@ -155,27 +155,35 @@ fn interrupt_of_an_idle_cpu(host: Host) {
     host.leave();
 }
 
-/// An idle CPU that does nothing at all.
+/// A CPU goes idle and stays so, before, during or after the begin of a grace period.
 fn idle_cpu_delays_nobody(host: Host) {
-    host.enter(1);
-    host.leave();
     host.enter(0);
     let other = thread::spawn(move || {
         host.enter(1);
         host.leave();
     });
+    host.rcu().synchronize().unwrap();
     other.join().unwrap();
-    host.rcu().poll();
     host.rcu().synchronize().unwrap();
     host.leave();
+    assert_eq!(host.rcu().periods(), 2);
 }
 
-const SYNCHRONIZE: Model = Model { name: "rcu: synchronize", preemptions: 3, run: synchronize };
-const CALLBACK: Model =
-    Model { name: "rcu: callback during a period", preemptions: 3, run: callback_during_a_period };
-const INTERRUPT: Model =
-    Model { name: "rcu: interrupt of an idle CPU", preemptions: 3, run: interrupt_of_an_idle_cpu };
-const IDLE: Model = Model { name: "rcu: an idle CPU", preemptions: 3, run: idle_cpu_delays_nobody };
+const SYNCHRONIZE: Model = Model { name: "rcu: synchronize", cpus: 2, preemptions: None, run: synchronize };
+const CALLBACK: Model = Model {
+    name: "rcu: callback during a period",
+    cpus: 2,
+    preemptions: None,
+    run: callback_during_a_period,
+};
+const INTERRUPT: Model = Model {
+    name: "rcu: interrupt of an idle CPU",
+    cpus: 2,
+    preemptions: None,
+    run: interrupt_of_an_idle_cpu,
+};
+const IDLE: Model =
+    Model { name: "rcu: an idle CPU", cpus: 2, preemptions: None, run: idle_cpu_delays_nobody };
 
 tests! {
     s064_s065_no_reader_outlives_a_grace_period: SYNCHRONIZE;

@@ -113,6 +113,36 @@ fn kill(host: Host) {
     assert_eq!(host.reports(), 0);
 }
 
+/// Two other CPUs put what was taken here, while this one kills and folds.
+fn kill_among_three(host: Host) {
+    host.enter(0);
+    let object = Object::new();
+    let count =
+        Shared::<OneShot>::new(PercpuRef::one_shot(host.rcu(), "model", Watch(Arc::clone(&object))).unwrap());
+    let owner = count.get().owner().unwrap();
+    let others: Vec<_> = [1, 2]
+        .map(|cpu| {
+            let (object, moved) = (Arc::clone(&object), owner.get());
+            thread::spawn(move || {
+                host.enter(cpu);
+                object.touch();
+                drop(moved);
+                host.leave();
+            })
+        })
+        .into();
+    drop(owner.kill());
+    host.rcu().advance();
+    for other in others {
+        other.join().unwrap();
+    }
+    host.rcu().barrier().unwrap();
+    assert_eq!(object.released(), 1, "never released");
+    count.free();
+    host.leave();
+    assert_eq!(host.reports(), 0);
+}
+
 /// Kill with confirmation: who sees it gets no reference any more.
 fn confirm(host: Host) {
     host.enter(0);
@@ -174,7 +204,7 @@ fn switch_back(host: Host) {
     host.rcu().barrier().unwrap();
     assert_eq!(count.get().inspect().unwrap().references, 2, "a count was lost");
     // SAFETY: the other thread left one.
-    unsafe { count.get().put_raw(1) };
+    unsafe { PercpuRef::put_raw(count.get(), 1) };
     drop(owner);
     assert_eq!(object.released(), 1);
     count.free();
@@ -302,17 +332,23 @@ fn resurrect(host: Host) {
     assert_eq!(host.reports(), 0);
 }
 
-const KILL: Model = Model { name: "reference: kill", preemptions: 2, run: kill };
-const CONFIRM: Model = Model { name: "reference: kill and confirm", preemptions: 2, run: confirm };
-const BACK: Model = Model { name: "reference: back to per-CPU mode", preemptions: 2, run: switch_back };
-const FREE: Model = Model { name: "reference: free after a switch", preemptions: 2, run: free_after_switch };
+const KILL: Model = Model { name: "reference: kill", cpus: 2, preemptions: None, run: kill };
+const THREE: Model =
+    Model { name: "reference: kill, 3 CPUs", cpus: 3, preemptions: Some(2), run: kill_among_three };
+const CONFIRM: Model =
+    Model { name: "reference: kill and confirm", cpus: 2, preemptions: None, run: confirm };
+const BACK: Model =
+    Model { name: "reference: back to per-CPU mode", cpus: 2, preemptions: None, run: switch_back };
+const FREE: Model =
+    Model { name: "reference: free after a switch", cpus: 2, preemptions: Some(3), run: free_after_switch };
 const ORPHAN: Model =
-    Model { name: "reference: drop while pending", preemptions: 2, run: drop_while_pending };
-const REINIT: Model = Model { name: "reference: reinit", preemptions: 3, run: reinit };
-const RESURRECT: Model = Model { name: "reference: resurrect", preemptions: 3, run: resurrect };
+    Model { name: "reference: drop while pending", cpus: 2, preemptions: None, run: drop_while_pending };
+const REINIT: Model = Model { name: "reference: reinit", cpus: 2, preemptions: None, run: reinit };
+const RESURRECT: Model = Model { name: "reference: resurrect", cpus: 2, preemptions: None, run: resurrect };
 
 tests! {
     s030_s031_s037_kill_and_puts_release_once: KILL;
+    s037_kill_among_three_releases_once: THREE;
     s024_s034_no_live_reference_after_the_confirmation: CONFIRM;
     s039_s045_a_switch_back_loses_no_count: BACK;
     s050_s060_who_waited_may_free: FREE;

@@ -40,7 +40,7 @@ fn every_order_can_be_exhausted_and_comes_back_whole() {
 #[test]
 fn every_frame_of_an_odd_map_is_handed_out_once_and_no_other() {
     let map = odd_map();
-    let expected: BTreeSet<u64> = map.iter().flat_map(|r| r.first.get()..r.end()).collect();
+    let expected: BTreeSet<u64> = map.iter().flat_map(|r| r.start().get()..r.end().get()).collect();
     let mut memory = Memory::new(&map, 3);
     let frames = memory.allocator();
     frames.validate().unwrap();
@@ -57,7 +57,8 @@ fn every_frame_of_an_odd_map_is_handed_out_once_and_no_other() {
     }
     frames.drain(CPU);
     frames.validate().unwrap();
-    let whole = map.iter().map(|r| (r.end() / 512).saturating_sub(r.first.get().div_ceil(512))).sum::<u64>();
+    let whole =
+        map.iter().map(|r| (r.end().get() / 512).saturating_sub(r.start().get().div_ceil(512))).sum::<u64>();
     assert_eq!(frames.stats().whole_blocks, whole);
 }
 

@@ -11,6 +11,7 @@ mod stress;
 use std::vec::Vec;
 
 use super::*;
+use crate::units::FrameRange;
 
 /// Metadata that lives as long as a test.
 pub(super) struct Memory {
@@ -75,7 +76,7 @@ impl<T> Exclusive<T> for std::sync::Mutex<T> {
 }
 
 pub(super) fn range(first: u64, count: u64) -> FrameRange {
-    FrameRange::new(Gfn::new(first), Frames::new(count))
+    FrameRange::new(Gfn::new(first), Gfn::new(first + count))
 }
 
 pub(super) const CPU: VcpuId = VcpuId::new(0);

@@ -312,8 +312,8 @@ fn replay(actions: Vec<Action>, cpus: usize) {
     let mut cells = std::vec![Cell::Absent; memory_span()];
     for (ranges, cell) in [(map(), Cell::Free { zero: false }), (reserved(), Cell::Reserved)] {
         for range in ranges {
-            let start = (range.first.get() - BASE) as usize;
-            cells[start..start + range.count.get() as usize].fill(cell);
+            let start = (range.start().get() - BASE) as usize;
+            cells[start..start + range.count().get() as usize].fill(cell);
         }
     }
     let mut model =
