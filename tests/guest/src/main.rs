@@ -145,7 +145,7 @@ fn main(machine: &'static Machine) -> Outcome {
         run(case, machine);
         ran += 1;
     }
-    report("done", &[("ran", &ran)]);
+    report("done", &[("ran", &ran), ("halts_skipped", &ebb::arch::interrupts::halts_skipped())]);
     Outcome::Success
 }
 
