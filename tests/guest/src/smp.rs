@@ -110,7 +110,7 @@ case!("smp.each_cpu_reaches_its_own_area", |machine| {
     ensure(AGAIN.load(Ordering::Relaxed) == cpus.count(), "preemption is on again once on each")
 });
 
-case!("smp.a_call_goes_from_each_to_each_and_back", |machine| {
+case!(on several CPUs: "smp.a_call_goes_from_each_to_each_and_back", |machine| {
     static HITS: AtomicUsize = AtomicUsize::new(0);
     static ERRORS: AtomicUsize = AtomicUsize::new(0);
     fn hit(target: usize) {
@@ -208,7 +208,7 @@ case!("smp.a_timer_that_was_stopped_does_not_fire", |machine| {
     ensure(!cpus.wait_until(10_000_000, || fired() != before), "it fired")
 });
 
-case!("smp.one_time_for_all", |machine| {
+case!(on several CPUs: "smp.one_time_for_all", |machine| {
     static LAST_NS: AtomicU64 = AtomicU64::new(0);
     static TURN: AtomicUsize = AtomicUsize::new(0);
     static WORST_NS: AtomicU64 = AtomicU64::new(0);
@@ -240,7 +240,7 @@ case!("smp.one_time_for_all", |machine| {
     ensure(worst_ns == 0, &format!("time went back by {worst_ns} ns from one CPU to the next"))
 });
 
-case!("smp.flushes_from_all_sides_end", |machine| {
+case!(on several CPUs: "smp.flushes_from_all_sides_end", |machine| {
     static LEFT: AtomicUsize = AtomicUsize::new(0);
     fn flush(rounds: usize) {
         let cpus = here();
@@ -260,7 +260,7 @@ case!("smp.flushes_from_all_sides_end", |machine| {
     ensure(LEFT.load(Ordering::Relaxed) == 0, "a CPU did not end")
 });
 
-case!("smp.a_kick_between_the_check_and_the_halt_is_not_lost", |machine| {
+case!(on several CPUs: "smp.a_kick_between_the_check_and_the_halt_is_not_lost", |machine| {
     static SLEEPER: AtomicUsize = AtomicUsize::new(0);
     static WAKER: AtomicUsize = AtomicUsize::new(0);
     /// The kick that the sleeper is about to wait for, the last that was sent, the last that has ended a sleep.
@@ -333,19 +333,19 @@ fn on_the_last(machine: &'static Machine, function: fn(usize)) -> Result<(), Not
     Err("a CPU survived its end".into())
 }
 
-case!(
+case!(on several CPUs:
     "smp.a_panic_elsewhere_names_the_cpu",
     |machine| on_the_last(machine, |_| fault::panic()),
     Ends::EpitaphElsewhere { what: "panic", through: "fault::panic" }
 );
 
-case!(
+case!(on several CPUs:
     "smp.a_stack_overflow_elsewhere_is_named",
     |machine| on_the_last(machine, |_| fault::overflow_stack()),
     Ends::EpitaphElsewhere { what: "double fault", through: "fault::overflow_stack" }
 );
 
-case!(
+case!(on several CPUs:
     "smp.a_cpu_that_takes_no_interrupts_is_stopped_too",
     |machine| {
         static DEAF: SharedCpuSet = SharedCpuSet::new();
