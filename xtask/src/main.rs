@@ -43,7 +43,8 @@ enum Command {
     /// since its creation. The command ends when the guest does, and fails unless the guest ended well. Ctrl-C shuts
     /// the guest and the machine down.
     Run(run::Args),
-    /// Run the tests: on the host, on the model hypervisor, in guests on bare QEMU and on real Xen.
+    /// Run the tests: on the host, on the model hypervisor, in the model checker, in guests on bare QEMU and on
+    /// real Xen.
     ///
     /// Each case has its own bound, and its own process or its own record from a guest; none is judged by its text.
     /// Ends with the counts, and with an error if a case failed.

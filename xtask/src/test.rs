@@ -9,13 +9,31 @@ mod xen;
 
 use crate::paths;
 use anyhow::{Context, Result, ensure};
+use host::Suite;
 use outcome::{Results, Rung};
 use std::path::PathBuf;
+use std::time::Duration;
 
-/// Packages whose tests need no hypervisor at all.
-const HOST: &[&str] = &["ebb", "xen-abi", "percpu", "xtask"];
-/// Packages whose tests run on the model hypervisor.
-const MODEL: &[&str] = &["ebb-tests"];
+/// What needs no hypervisor at all.
+const HOST: Suite<'_> = Suite {
+    packages: &["ebb", "xen-abi", "percpu", "xtask"],
+    arguments: &[],
+    cfg: None,
+    bound: Duration::from_secs(120),
+    doctests: true,
+    shown: None,
+};
+/// What runs on the model hypervisor.
+const MODEL: Suite<'_> = Suite { packages: &["ebb-tests"], ..HOST };
+/// What the model checker explores. It is slow: everything optimised, and a larger bound.
+const LOOM: Suite<'_> = Suite {
+    packages: &["percpu", "ebb"],
+    arguments: &["--release", "--test", "loom"],
+    cfg: Some("loom"),
+    bound: Duration::from_secs(300),
+    doctests: false,
+    shown: Some("loom: "),
+};
 
 /// The options of `test`.
 #[derive(Debug, clap::Args)]
@@ -48,8 +66,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             continue;
         }
         let ran = match rung {
-            Rung::Host => host::run(rung, HOST, filter, &mut results),
-            Rung::Model => host::run(rung, MODEL, filter, &mut results),
+            Rung::Host => host::run(rung, &HOST, filter, &mut results),
+            Rung::Model => host::run(rung, &MODEL, filter, &mut results),
+            Rung::Loom => host::run(rung, &LOOM, filter, &mut results),
             Rung::Qemu => qemu::run(filter, &out, &mut results),
             Rung::Xen => xen::run(filter, &out, &mut results),
         };

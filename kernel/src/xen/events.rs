@@ -181,31 +181,32 @@ fn bits(mut word: u64) -> impl Iterator<Item = usize> {
     })
 }
 
-/// An atomic word, so that the set can be model-checked over another implementation of atomics.
+/// An atomic word, so that the set can be model-checked over another implementation of atomics. The operations are
+/// those of [`AtomicU64`].
 pub trait Word {
     /// No bit set.
     const EMPTY: Self;
-    /// Reads the word (acquire).
-    fn load(&self) -> u64;
-    /// Sets bits (acquire and release).
-    fn set(&self, bits: u64) -> u64;
-    /// Clears bits and answers the word before (acquire and release).
-    fn clear(&self, bits: u64) -> u64;
+    /// Reads the word.
+    fn load(&self, order: Ordering) -> u64;
+    /// Sets bits and answers the word before.
+    fn fetch_or(&self, bits: u64, order: Ordering) -> u64;
+    /// Clears all but some bits and answers the word before.
+    fn fetch_and(&self, bits: u64, order: Ordering) -> u64;
 }
 
 impl Word for AtomicU64 {
     const EMPTY: Self = Self::new(0);
 
-    fn load(&self) -> u64 {
-        self.load(Ordering::Acquire)
+    fn load(&self, order: Ordering) -> u64 {
+        self.load(order)
     }
 
-    fn set(&self, bits: u64) -> u64 {
-        self.fetch_or(bits, Ordering::AcqRel)
+    fn fetch_or(&self, bits: u64, order: Ordering) -> u64 {
+        self.fetch_or(bits, order)
     }
 
-    fn clear(&self, bits: u64) -> u64 {
-        self.fetch_and(!bits, Ordering::AcqRel)
+    fn fetch_and(&self, bits: u64, order: Ordering) -> u64 {
+        self.fetch_and(bits, order)
     }
 }
 
@@ -228,25 +229,27 @@ impl<W: Word> PortSet<W> {
     /// Adds a port. One that the layout does not have is ignored: nobody can signal it.
     pub fn insert(&self, port: EventPort) {
         if let Some((word, bit)) = slot(port) {
-            self.words[word].set(bit);
+            self.words[word].fetch_or(bit, Ordering::AcqRel);
         }
     }
 
     /// Whether the port is in the set.
     #[must_use]
     pub fn contains(&self, port: EventPort) -> bool {
-        slot(port).is_some_and(|(word, bit)| self.words[word].load() & bit != 0)
+        slot(port).is_some_and(|(word, bit)| self.words[word].load(Ordering::Acquire) & bit != 0)
     }
 
     /// Removes a port and answers whether it was there. Of several callers one is told so.
     pub fn take(&self, port: EventPort) -> bool {
         slot(port).is_some_and(|(word, bit)| {
-            self.words[word].load() & bit != 0 && self.words[word].clear(bit) & bit != 0
+            self.words[word].load(Ordering::Acquire) & bit != 0
+                // Acquires anew: the port may have been added again since the line above.
+                && self.words[word].fetch_and(!bit, Ordering::AcqRel) & bit != 0
         })
     }
 
     fn word(&self, index: usize) -> u64 {
-        self.words[index].load()
+        self.words[index].load(Ordering::Acquire)
     }
 }
 

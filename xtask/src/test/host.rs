@@ -1,9 +1,10 @@
-//! The rungs that need no guest: every test of a package, each in a process of its own.
+//! The rungs that need no guest: every test of some packages, each in a process of its own.
 //!
 //! Cargo builds the test programs and names them; each case is then run alone, judged by its exit status and
 //! bounded in time, so that one that hangs or aborts costs only itself.
 
 use super::outcome::{Case, Outcome, Results, Rung};
+use crate::paths;
 use anyhow::{Context, Result, bail};
 use std::io::Read;
 use std::path::PathBuf;
@@ -12,20 +13,57 @@ use std::sync::Mutex;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-/// How long one host case may take.
-const CASE_BOUND: Duration = Duration::from_secs(120);
 /// How many run at once.
 const WORKERS: usize = 2;
 
-/// Runs the tests of `packages` that contain `filter`.
+/// Which tests a rung has, how they are built, and how long each may take.
+pub(crate) struct Suite<'s> {
+    /// The packages whose tests they are.
+    pub(crate) packages: &'s [&'s str],
+    /// Further arguments of `cargo test`.
+    pub(crate) arguments: &'s [&'s str],
+    /// A `--cfg` for the whole build, which then goes to a target directory of this name beside the others: the
+    /// two builds would throw each other away.
+    pub(crate) cfg: Option<&'s str>,
+    /// How long one case may take.
+    pub(crate) bound: Duration,
+    /// Whether the examples in the documentation are run too.
+    pub(crate) doctests: bool,
+    /// A line with this in it is shown, from there on, though its case passes: it says what was explored.
+    pub(crate) shown: Option<&'s str>,
+}
+
+impl Suite<'_> {
+    /// `cargo test` for these packages.
+    fn cargo(&self) -> Command {
+        let mut command = cargo();
+        command.arg("test").args(self.arguments);
+        if let Some(cfg) = self.cfg {
+            let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
+            command.env("RUSTFLAGS", format!("{flags} --cfg {cfg}").trim_start());
+            // Would take the place of the above.
+            command.env_remove("CARGO_ENCODED_RUSTFLAGS");
+            command.arg("--target-dir").arg(paths::target().join(cfg));
+        }
+        command
+    }
+
+    /// The lines of a case's output that are to be seen.
+    fn to_show(&self, text: &str) -> Vec<String> {
+        let Some(mark) = self.shown else { return Vec::new() };
+        text.lines().filter_map(|line| Some(line[line.find(mark)?..].to_owned())).collect()
+    }
+}
+
+/// Runs the tests of a suite that contain `filter`.
 ///
 /// # Errors
 ///
 /// If the tests cannot be built or listed; a failing case is a result, not an error.
-pub(crate) fn run(rung: Rung, packages: &[&str], filter: Option<&str>, results: &mut Results) -> Result<()> {
+pub(crate) fn run(rung: Rung, suite: &Suite<'_>, filter: Option<&str>, results: &mut Results) -> Result<()> {
     let begun = Instant::now();
     let mut jobs = Vec::new();
-    for program in build(packages)? {
+    for program in build(suite)? {
         for name in list(&program)? {
             let id = format!("{}::{name}", program.title);
             if filter.is_none_or(|filter| id.contains(filter)) {
@@ -49,9 +87,9 @@ pub(crate) fn run(rung: Rung, packages: &[&str], filter: Option<&str>, results: 
                     // A poisoned lock would mean that another worker panicked while taking a job.
                     let Some(job) = queue.lock().ok().and_then(|mut queue| queue.next()) else { return };
                     let begun = Instant::now();
-                    let outcome = run_one(&job);
+                    let (outcome, shown) = run_one(&job, suite);
                     let case = Case { id: job.id, rung, outcome, took: begun.elapsed() };
-                    if sender.send(case).is_err() {
+                    if sender.send((case, shown)).is_err() {
                         return;
                     }
                 }
@@ -59,16 +97,19 @@ pub(crate) fn run(rung: Rung, packages: &[&str], filter: Option<&str>, results: 
         }
         drop(sender);
         let mut ended = 0;
-        for case in receiver {
+        for (case, shown) in receiver {
             ended += 1;
+            shown.iter().for_each(|line| println!("{line}"));
             results.add(case);
         }
         if ended != total {
-            bail!("{total} host cases were started and {ended} ended");
+            bail!("{total} cases were started and {ended} ended");
         }
         Ok(())
     })?;
-    doctests(rung, packages, filter, results)?;
+    if suite.doctests {
+        doctests(rung, suite, filter, results)?;
+    }
     results.finish(rung, begun.elapsed());
     Ok(())
 }
@@ -91,15 +132,15 @@ fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
-fn build(packages: &[&str]) -> Result<Vec<Program>> {
-    let mut command = cargo();
-    command.args(["test", "--no-run", "--message-format=json-render-diagnostics"]);
-    for package in packages {
+fn build(suite: &Suite<'_>) -> Result<Vec<Program>> {
+    let mut command = suite.cargo();
+    command.args(["--no-run", "--message-format=json-render-diagnostics"]);
+    for package in suite.packages {
         command.args(["--package", package]);
     }
     let output = command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
     if !output.status.success() {
-        bail!("the tests of {} do not build", packages.join(", "));
+        bail!("the tests of {} do not build", suite.packages.join(", "));
     }
     let mut programs = Vec::new();
     for line in output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
@@ -129,26 +170,28 @@ fn list(program: &Program) -> Result<Vec<String>> {
     Ok(text.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
 }
 
-fn run_one(job: &Job) -> Outcome {
+fn run_one(job: &Job, suite: &Suite<'_>) -> (Outcome, Vec<String>) {
     let mut command = Command::new(&job.program);
     command.args([&job.name, "--exact", "--include-ignored", "--nocapture"]).current_dir(&job.directory);
-    match bounded(&mut command, CASE_BOUND) {
-        Ok(Ended { success: true, .. }) => Outcome::Passed,
-        Ok(Ended { text, status, .. }) => Outcome::Failed(format!("{status}\n{}", tail(&text, 30))),
-        Err(error) => Outcome::Failed(format!("{error:#}")),
+    match bounded(&mut command, suite.bound) {
+        Ok(Ended { success: true, text, .. }) => (Outcome::Passed, suite.to_show(&text)),
+        Ok(Ended { text, status, .. }) => {
+            (Outcome::Failed(format!("{status}\n{}", tail(&text, 30))), Vec::new())
+        }
+        Err(error) => (Outcome::Failed(format!("{error:#}")), Vec::new()),
     }
 }
 
-fn doctests(rung: Rung, packages: &[&str], filter: Option<&str>, results: &mut Results) -> Result<()> {
-    for package in packages {
+fn doctests(rung: Rung, suite: &Suite<'_>, filter: Option<&str>, results: &mut Results) -> Result<()> {
+    for package in suite.packages {
         let id = format!("{package}::doc");
         if filter.is_some_and(|filter| !id.contains(filter)) || !has_library(package)? {
             continue;
         }
         let begun = Instant::now();
-        let mut command = cargo();
-        command.args(["test", "--quiet", "--doc", "--package", package]);
-        let outcome = match bounded(&mut command, CASE_BOUND) {
+        let mut command = suite.cargo();
+        command.args(["--quiet", "--doc", "--package", package]);
+        let outcome = match bounded(&mut command, suite.bound) {
             Ok(Ended { success: true, .. }) => Outcome::Passed,
             Ok(Ended { text, .. }) => Outcome::Failed(tail(&text, 30)),
             Err(error) => Outcome::Failed(format!("{error:#}")),
@@ -248,6 +291,21 @@ mod tests {
         let ended = bounded(&mut failing, Duration::from_secs(20)).unwrap();
         assert!(!ended.success);
         assert_eq!(ended.text, "all fine\n");
+    }
+
+    #[test]
+    fn what_was_explored_is_shown_wherever_it_begins() {
+        let suite = Suite {
+            packages: &[],
+            arguments: &[],
+            cfg: None,
+            bound: Duration::ZERO,
+            doctests: false,
+            shown: Some("loom: "),
+        };
+        let text = "running 1 test\ntest a ... loom: a: 12 executions\nok\nloom: b\n";
+        assert_eq!(suite.to_show(text), ["loom: a: 12 executions", "loom: b"]);
+        assert!(Suite { shown: None, ..suite }.to_show(text).is_empty());
     }
 
     #[test]

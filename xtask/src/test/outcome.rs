@@ -11,6 +11,8 @@ pub(crate) enum Rung {
     Host,
     /// Conformance and scenarios on the model hypervisor.
     Model,
+    /// Models of the lock-free code under loom, and the mistakes that they must find.
+    Loom,
     /// Guest tests on bare QEMU.
     Qemu,
     /// The same conformance cases and the system tests on real Xen.
@@ -19,13 +21,14 @@ pub(crate) enum Rung {
 
 impl Rung {
     /// All rungs, lowest first.
-    pub(crate) const ALL: [Self; 4] = [Self::Host, Self::Model, Self::Qemu, Self::Xen];
+    pub(crate) const ALL: [Self; 5] = [Self::Host, Self::Model, Self::Loom, Self::Qemu, Self::Xen];
 
     /// The name on the command line and in results.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Host => "host",
             Self::Model => "model",
+            Self::Loom => "loom",
             Self::Qemu => "qemu",
             Self::Xen => "xen",
         }

@@ -54,7 +54,8 @@ pub enum Class {
 }
 
 impl Class {
-    pub(super) const ALL: [Self; 2] = [Self::Pinned, Self::Movable];
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Pinned, Self::Movable];
 
     pub(super) const fn other(self) -> Self {
         match self {

@@ -1,0 +1,96 @@
+//! The atomics that the models give to the kernel's source: loom's, made in constants, and sometimes mistaken.
+//!
+//! Loom's atomics cannot be made in a constant, so these make theirs when they are first used. That counts as a write
+//! by the thread that does it, and loom reports an access that is not ordered behind it: a model uses everything
+//! once before it starts its threads.
+
+use crate::model::{Mistake, made};
+use core::sync::atomic::Ordering;
+use std::sync::OnceLock;
+
+/// The ordering that is asked for, unless the mistake is to be made.
+fn weakened(order: Ordering, by: Mistake) -> Ordering {
+    if made(by) { Ordering::Relaxed } else { order }
+}
+
+macro_rules! atomics {
+    ($($name:ident: $value:ty;)+) => {$(
+        /// One of loom's, made when it is first used.
+        #[derive(Debug)]
+        pub(crate) struct $name {
+            first: $value,
+            real: OnceLock<loom::sync::atomic::$name>,
+        }
+
+        impl $name {
+            pub(crate) const fn new(first: $value) -> Self {
+                Self { first, real: OnceLock::new() }
+            }
+
+            fn real(&self) -> &loom::sync::atomic::$name {
+                self.real.get_or_init(|| loom::sync::atomic::$name::new(self.first))
+            }
+        }
+    )+};
+}
+
+atomics! {
+    AtomicBool: bool;
+    AtomicU32: u32;
+    AtomicU64: u64;
+}
+
+impl AtomicBool {
+    pub(crate) fn load(&self, order: Ordering) -> bool {
+        self.real().load(order)
+    }
+
+    pub(crate) fn store(&self, value: bool, order: Ordering) {
+        self.real().store(value, weakened(order, Mistake::RelaxedLeave));
+    }
+
+    pub(crate) fn swap(&self, value: bool, order: Ordering) -> bool {
+        if made(Mistake::SplitEnter) {
+            let before = self.real().load(order);
+            self.real().store(value, Ordering::Relaxed);
+            return before;
+        }
+        self.real().swap(value, weakened(order, Mistake::RelaxedEnter))
+    }
+}
+
+impl AtomicU32 {
+    pub(crate) fn load(&self, order: Ordering) -> u32 {
+        self.real().load(order)
+    }
+
+    pub(crate) fn store(&self, value: u32, order: Ordering) {
+        self.real().store(value, order);
+    }
+}
+
+impl ebb::xen::events::Word for AtomicU64 {
+    const EMPTY: Self = Self::new(0);
+
+    fn load(&self, order: Ordering) -> u64 {
+        self.real().load(order)
+    }
+
+    fn fetch_or(&self, bits: u64, order: Ordering) -> u64 {
+        if made(Mistake::SplitInsert) {
+            let before = self.real().load(Ordering::Acquire);
+            self.real().store(before | bits, Ordering::Release);
+            return before;
+        }
+        self.real().fetch_or(bits, weakened(order, Mistake::RelaxedInsert))
+    }
+
+    fn fetch_and(&self, bits: u64, order: Ordering) -> u64 {
+        if made(Mistake::SplitTake) {
+            let before = self.real().load(Ordering::Acquire);
+            self.real().store(before & bits, Ordering::Release);
+            return before;
+        }
+        self.real().fetch_and(bits, weakened(order, Mistake::RelaxedTake))
+    }
+}
