@@ -14,6 +14,7 @@
 extern crate alloc;
 
 mod conformance;
+mod console;
 mod domain;
 mod faults;
 mod smp;
