@@ -4,7 +4,7 @@
 use crate::cpus::topology::Topology;
 use crate::domain::Domain;
 use crate::machine::{Machine, OnXen};
-use crate::{clock, cpus, end, epitaph, memory, options, output};
+use crate::{clock, cpus, end, epitaph, memory, options, output, platform};
 use ebb::arch::{cpu, interrupts};
 use ebb::boot_info::BootInfo;
 use ebb::cmdline::ConsoleChoice;
@@ -19,7 +19,7 @@ use spin::once::Once;
 /// info.
 pub(crate) extern "C" fn start(start_info: u64) -> ! {
     let machine = bring_up(PhysAddr::new(start_info));
-    end::exit(crate::ebb_main(machine))
+    platform::run_main(machine)
 }
 
 /// Everything before the main function. Not part of [`start`], whose frame stays on the stack for good.
@@ -45,13 +45,17 @@ fn bring_up(start_info: PhysAddr) -> &'static Machine {
     let topology = unsafe { Topology::discover(hypervisor.as_ref(), &boot_info, settings.cpu_limit()) };
     let ram = boot_info.ram().frames();
     // SAFETY: the one call, on the bootstrap page tables, alone; the start info has been copied.
-    let memory = match unsafe { memory::set_up(&boot_info, &topology, hypervisor.is_some()) } {
+    let mut memory = match unsafe { memory::set_up(&boot_info, &topology, hypervisor.is_some()) } {
         Ok(memory) => memory,
         Err(error) => stop(format_args!("with {} of RAM: {error}", ram.to_kib())),
     };
     log::info!("{} of RAM, {} free", ram.to_kib(), memory.free.frames().to_kib());
     // SAFETY: mapped with the address space that was just activated; once.
     let cpus = unsafe { cpus::slots::create(&memory.cpus) };
+    platform::stacks::reserve(cpus, &mut memory.free);
+    // SAFETY: that root was just activated; once.
+    unsafe { platform::stacks::prepare(memory.root) };
+    platform::prepare(cpus);
 
     static MACHINE: Once<Machine> = Once::new();
     let machine = MACHINE.call_once(|| {

@@ -50,6 +50,7 @@ pub(crate) fn run(case: &GuestCase, machine: &'static Machine) -> Result<(), Not
     for number in 1..PORTS {
         guest.domain.fired().take(EventPort::new(number));
     }
+    machine.cpus().restore_timer();
     guest.domain.listen(guest.domain.timer_port()).map_err(|error| Not::Failed(format!("{error}")))?;
     match verdict {
         Verdict::Pass => Ok(()),
