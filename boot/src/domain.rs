@@ -103,7 +103,7 @@ static CHANNELS: Once<Channels> = Once::new();
 pub struct Processor;
 
 impl Halt for Processor {
-    /// `sti; hlt`: interrupts stay off for one instruction after `sti`, so that none comes between, and Xen
+    /// `sti; hlt` as one step ([`cpu::enable_and_halt`]), and Xen
     /// turns a `hlt` with interrupts on into `SCHEDOP_block` after looking for events itself. The hypercall, made
     /// directly, would sleep through an event in that same window: it counts the shadow of `sti` as interrupts
     /// off (Xen: `xen/arch/x86/hvm/hvm.c`, `hvm_hlt` and `hvm_local_events_need_delivery`).
@@ -112,7 +112,7 @@ impl Halt for Processor {
         if ready() {
             x86_64::instructions::interrupts::enable();
         } else {
-            x86_64::instructions::interrupts::enable_and_hlt();
+            cpu::enable_and_halt();
         }
     }
 }

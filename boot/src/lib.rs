@@ -27,6 +27,7 @@ mod end;
 mod entry;
 pub mod epitaph;
 pub mod fault;
+pub mod frames;
 pub mod heap;
 mod image;
 mod machine;
@@ -34,6 +35,7 @@ mod memory;
 mod options;
 pub mod output;
 pub mod platform;
+mod space;
 mod stacks;
 mod start;
 

@@ -45,22 +45,19 @@ fn bring_up(start_info: PhysAddr) -> &'static Machine {
     let topology = unsafe { Topology::discover(hypervisor.as_ref(), &boot_info, settings.cpu_limit()) };
     let ram = boot_info.ram().frames();
     // SAFETY: the one call, on the bootstrap page tables, alone; the start info has been copied.
-    let mut memory = match unsafe { memory::set_up(&boot_info, &topology, hypervisor.is_some()) } {
+    let memory = match unsafe { memory::set_up(&boot_info, &topology, hypervisor.is_some()) } {
         Ok(memory) => memory,
         Err(error) => stop(format_args!("with {} of RAM: {error}", ram.to_kib())),
     };
-    log::info!("{} of RAM, {} free", ram.to_kib(), memory.free.frames().to_kib());
+    log::info!("{} of RAM, {} free", ram.to_kib(), memory.frames.stats().available().to_kib());
     // SAFETY: mapped with the address space that was just activated; once.
     let cpus = unsafe { cpus::slots::create(&memory.cpus) };
-    platform::stacks::reserve(cpus, &mut memory.free);
-    // SAFETY: that root was just activated; once.
-    unsafe { platform::stacks::prepare(memory.root) };
-    platform::prepare(cpus);
+    platform::prepare(cpus, memory.frames);
 
     static MACHINE: Once<Machine> = Once::new();
     let machine = MACHINE.call_once(|| {
-        // SAFETY: just activated; what is free is what the page tables and the heap left; once.
-        unsafe { Machine::new(boot_info, hypervisor, memory.free, memory.root) }
+        // SAFETY: just activated; once.
+        unsafe { Machine::new(boot_info, hypervisor, memory.frames, memory.root) }
     });
     check_console(settings.console, hypervisor.is_some());
     if let Some(on_xen) = machine.hypervisor() {

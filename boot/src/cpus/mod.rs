@@ -1,8 +1,8 @@
 //! All CPUs of the machine: who they are, how they come up, and how they reach each other.
 //!
 //! The boot CPU is CPU 0 from the first instruction on. The others are found while the bootstrap page tables are in
-//! use ([`topology`]), get a slot of stacks and an area when the final ones are built ([`slots`]), and are started
-//! when interrupts work ([`start`]): under Xen by hypercalls, without Xen through the local APIC. One that does not
+//! use (`topology`), get a slot of stacks and an area when the final ones are built (`slots`), and are started
+//! when interrupts work (`start`): under Xen by hypercalls, without Xen through the local APIC. One that does not
 //! come up is reported and left alone.
 //!
 //! Then each of them runs threads ([`platform`](crate::platform)), one of which does what [`Cpus::run_on`] sends.

@@ -8,7 +8,7 @@
 #![expect(unsafe_code, reason = "what the scheduler and RCU are told must be true")]
 
 mod percpu_ops;
-pub(crate) mod stacks;
+mod stacks;
 mod task_ops;
 mod wait;
 mod workers;
@@ -18,6 +18,7 @@ pub(crate) use wait::port_fired;
 pub(crate) use workers::work_posted;
 
 use crate::domain::Processor;
+use crate::frames::KernelFrames;
 use crate::{Machine, cpus, end, image};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use ebb::arch::trap::TrapFrame;
@@ -83,8 +84,10 @@ pub fn reports() -> u64 {
     REPORTS.load(Ordering::Relaxed)
 }
 
-/// Makes the scheduler, for `cpus` CPUs, and has interrupts tell it. On the boot CPU, before the others start.
-pub(crate) fn prepare(cpus: usize) {
+/// Makes the scheduler, for `cpus` CPUs with stacks from `frames`, and has interrupts tell it. On the boot CPU, before
+/// the others start.
+pub(crate) fn prepare(cpus: usize, frames: &'static KernelFrames) {
+    stacks::prepare(frames);
     CPUS.store(cpus, Ordering::Relaxed);
     SCHEDULER.call_once(|| Scheduler::new(Kernel, SPARE_STACKS));
     cpus::set_threads_timer_handler(|| threads().timer_interrupt());

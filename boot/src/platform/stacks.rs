@@ -1,104 +1,41 @@
-//! Stacks of threads: in a window of the address space, each above a page that stays unmapped.
+//! Stacks of threads: in a part of the address space of their own, each above a page that stays unmapped.
 //!
-//! A slot is mapped when it is first needed, and then serves one thread after another.
-#![expect(unsafe_code, reason = "page tables, and memory that becomes stacks")]
+//! A slot is mapped when it is first needed, and then serves one thread after another: its frames stay with it.
+#![expect(unsafe_code, reason = "memory that becomes stacks")]
 
+use crate::frames::KernelFrames;
+use crate::space;
 use crate::stacks::{NamedStack, set_other_stacks};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use ebb::arch::context::Stack;
 use ebb::arch::layout::{STACK_SLOT, STACK_SLOTS, STACKS};
-use ebb::arch::paging::{Access, AddressSpace};
-use ebb::arch::tables::{DirectTables, FrameSource};
-use ebb::boot_info::{FrameRange, RamMap};
-use ebb::units::{FRAME_SIZE, Frames, Gfn, Order};
+use ebb::arch::local as gs;
+use ebb::mm::frame::{Contents, Request, Use};
+use ebb::units::{FRAME_SIZE, FrameRange, Frames, VcpuId};
 use spin::mutex::SpinMutex;
 use spin::once::Once;
 use x86_64::instructions::interrupts::without_interrupts;
 
 const PAGE: u64 = FRAME_SIZE as u64;
-/// Frames of a stack: all of a slot but the guard page.
-const STACK_FRAMES: u64 = STACK_SLOT / PAGE - 1;
-/// What of RAM may become stacks, as a fraction: one in this many frames.
-const SHARE: u64 = 8;
-/// The most slots that are set aside for.
-const MOST: u64 = 256;
-/// The fewest, whatever the share is: the kernel's own threads, and a few.
-const FEWEST: u64 = 8;
-/// Slots whose pages one page table maps.
-const SLOTS_PER_TABLE: u64 = 512 * PAGE / STACK_SLOT;
+/// Pages of a stack: all of a slot but the guard page.
+const PAGES: u64 = STACK_SLOT / PAGE - 1;
 
-/// What is set aside and not in use yet.
-static RESERVED: SpinMutex<Reserve> =
-    SpinMutex::new(Reserve { stacks: FrameRange::EMPTY, tables: FrameRange::EMPTY });
 /// Slots that are mapped: the first so many.
 static MAPPED: AtomicUsize = AtomicUsize::new(0);
-static SLOTS: Once<SpinMutex<Slots>> = Once::new();
+static FRAMES: Once<&'static KernelFrames> = Once::new();
+static SLOTS: SpinMutex<Slots> = SpinMutex::new(Slots { free: [0; STACK_SLOTS / 64], pages: 0 });
 
-/// Frames for stacks and their page tables.
-#[derive(Debug)]
-struct Reserve {
-    stacks: FrameRange,
-    tables: FrameRange,
-}
-
-/// Takes the first `count` frames out of a range, if it has as many.
-fn take(from: &mut FrameRange, count: u64) -> Option<FrameRange> {
-    let taken = FrameRange::counted(from.start(), Frames::new(count)).filter(|run| from.covers(*run))?;
-    *from = FrameRange::new(taken.end(), from.end());
-    Some(taken)
-}
-
-/// Gives frames for page tables out of what is set aside.
-#[derive(Debug)]
-struct Reserved;
-
-// SAFETY: what is set aside was free RAM, in the direct map, and each frame is taken out once.
-unsafe impl FrameSource for Reserved {
-    fn frame(&mut self) -> Option<Gfn> {
-        take(&mut RESERVED.lock().tables, 1).map(FrameRange::start)
-    }
-}
-
-/// The mapped slots.
-#[derive(Debug)]
 struct Slots {
-    space: AddressSpace<DirectTables<Reserved>>,
     /// A set bit is a mapped slot that nobody uses.
     free: [u64; STACK_SLOTS / 64],
+    /// Pages of the first unmapped slot that are mapped: memory may run out on the way.
+    pages: u64,
 }
 
-/// Sets frames aside out of `free` for a machine with so many CPUs.
-pub(crate) fn reserve(cpus: usize, free: &mut RamMap) {
-    let share = free.frames().get() / SHARE / STACK_FRAMES;
-    let mut slots = share.min(MOST).max(FEWEST + cpus as u64);
-    // One more than the slots need if they began with a table.
-    let tables = free.take(Frames::new(slots.div_ceil(SLOTS_PER_TABLE) + 1)).unwrap_or(FrameRange::EMPTY);
-    let stacks = loop {
-        if let Some(run) = free.take(Frames::new(slots * STACK_FRAMES)) {
-            break run;
-        }
-        // RAM with holes may have no run that is long enough.
-        slots /= 2;
-        if slots == 0 {
-            break FrameRange::EMPTY;
-        }
-    };
-    without_interrupts(|| *RESERVED.lock() = Reserve { stacks, tables });
-}
-
-/// Prepares the window.
-///
-/// # Safety
-///
-/// `root` is the root of the address space in use, whose direct map covers all tables. Once.
-pub(crate) unsafe fn prepare(root: Gfn) {
-    SLOTS.call_once(|| {
-        // SAFETY: our caller's promise; of the tables below the root, those of this window are changed here only,
-        // under the lock.
-        let tables = unsafe { DirectTables::new(Reserved) };
-        SpinMutex::new(Slots { space: AddressSpace::from_root(root, tables), free: [0; STACK_SLOTS / 64] })
-    });
+/// Takes stacks from `frames`, and lets the epitaph know them.
+pub(super) fn prepare(frames: &'static KernelFrames) {
+    FRAMES.call_once(|| frames);
     set_other_stacks(find);
 }
 
@@ -117,15 +54,28 @@ impl Slots {
         if slot >= STACK_SLOTS {
             return None;
         }
-        let frames = take(&mut RESERVED.lock().stacks, STACK_FRAMES)?;
-        for (page, frame) in (0..).zip(frames.iter()) {
-            let at = bottom(slot) + page * PAGE;
-            // The first page of a slot is the only one that may want a page table, and frames are set aside for all.
-            self.space.map(at, frame, Order::FRAME, Access::Write).ok()?;
+        while self.pages < PAGES {
+            map_page(bottom(slot) + self.pages * PAGE)?;
+            self.pages += 1;
         }
+        self.pages = 0;
         MAPPED.store(slot + 1, Ordering::Release);
         Some(slot)
     }
+}
+
+/// Puts a frame behind the page at `address`.
+fn map_page(address: u64) -> Option<()> {
+    let frames = FRAMES.get()?;
+    let cpu = VcpuId::new(gs::cpu().get() as u32);
+    let extent = frames.alloc(Request::new(Use::Kernel, cpu)).ok()?;
+    if space::map(address, FrameRange::counted(extent.first(), Frames::new(1))?).is_err() {
+        let given_back = frames.free(extent, Contents::Unknown, cpu);
+        assert!(given_back.is_ok(), "the frame allocator refuses a frame of its own");
+        return None;
+    }
+    // For good: the slot is used again and again.
+    frames.detach(extent).ok().map(drop)
 }
 
 /// The lowest mapped address of a slot.
@@ -135,23 +85,20 @@ fn bottom(slot: usize) -> u64 {
 
 /// A stack, if there is memory for one. Any context.
 pub(super) fn allocate() -> Option<Stack> {
-    let slots = SLOTS.get()?;
     let slot = without_interrupts(|| {
-        let mut slots = slots.lock();
+        let mut slots = SLOTS.lock();
         slots.take_free().or_else(|| slots.map_new())
     })?;
     let bottom = NonNull::new(core::ptr::with_exposed_provenance_mut(bottom(slot) as usize))?;
     // SAFETY: the slot is mapped, writable, for good, and this call's alone; the page below is never mapped.
-    Some(unsafe { Stack::new(bottom, (STACK_FRAMES * PAGE) as usize) })
+    Some(unsafe { Stack::new(bottom, (PAGES * PAGE) as usize) })
 }
 
 /// Takes a stack back. Any context.
 pub(super) fn free(stack: Stack) {
     let (bottom, _) = stack.into_raw();
     let slot = (bottom.addr().get() as u64 - STACKS) / STACK_SLOT;
-    if let Some(slots) = SLOTS.get() {
-        without_interrupts(|| slots.lock().free[slot as usize / 64] |= 1 << (slot % 64));
-    }
+    without_interrupts(|| SLOTS.lock().free[slot as usize / 64] |= 1 << (slot % 64));
 }
 
 /// The stack that has `address` in its guard page or in itself. Takes no lock.
@@ -161,6 +108,6 @@ fn find(address: u64) -> Option<NamedStack> {
         return None;
     }
     let start = bottom(slot);
-    let (guard, usable) = (start - PAGE..start, start..start + STACK_FRAMES * PAGE);
+    let (guard, usable) = (start - PAGE..start, start..start + PAGES * PAGE);
     Some(NamedStack { name: "stack of a thread", cpu: None, guard, usable })
 }

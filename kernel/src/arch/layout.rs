@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | 0 | 128 TiB | nothing, so that a null or stray small pointer faults |
 //! | [`DIRECT_MAP`] | 64 TiB | every frame of RAM, at its physical address; never executable |
+//! | [`HEAP`] | 64 TiB | the kernel heap, as far as it has grown |
 //! | [`KERNEL_BASE`] | 1 GiB | the image, loaded at 1 MiB of physical memory |
 //! | [`WINDOW`] | 2 MiB | single frames outside RAM: rings, `shared_info` |
 //! | [`CPU_SLOTS`] | 4 MiB | stacks and areas of all CPUs but the first ([`slot`](super::slot)) |
@@ -15,6 +16,8 @@ use crate::units::{Gfn, PhysAddr};
 pub const DIRECT_MAP: u64 = 0xFFFF_8000_0000_0000;
 /// Size of the direct map's part of the address space, in bytes.
 pub const DIRECT_MAP_SIZE: u64 = 1 << 46;
+/// Where the kernel heap begins.
+pub const HEAP: u64 = 0xFFFF_C000_0000_0000;
 /// What a virtual address of the image and its physical address differ by. The linker script knows it too.
 pub const KERNEL_BASE: u64 = 0xFFFF_FFFF_8000_0000;
 /// Where single frames outside RAM are mapped.

@@ -9,9 +9,9 @@
 //! |---|---|
 //! | `case` | `id`, `ends` (`return`; `return-with-help`: run by `system`; or the kind of epitaph), `through` (a function that its backtrace must name), `cpu` (`other`: not the one that boots) |
 //! | `plan` | `cases`: how many were declared |
-//! | `begin` | `id` |
+//! | `begin` | `id`, `at_ns` (the guest's time) |
 //! | `end` | `id`, `outcome` (`pass`, `fail`, `skip`), `why` |
-//! | `done` | `ran`: how many cases ended in this boot |
+//! | `done` | `ran`: how many cases ended in this boot; `halts_skipped`: interrupts between `sti` and `hlt` |
 //! | `epitaph` | `what`, `message`, `frames` (function names, innermost first, separated by `;`), `cpu`, `others` and `stopped` (other CPUs, and how many of them stopped) |
 
 use super::outcome::{Case, Outcome, Results, Rung};
