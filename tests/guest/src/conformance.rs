@@ -53,6 +53,7 @@ pub(crate) fn run(case: &GuestCase, machine: &'static Machine) -> Result<(), Not
     for number in 1..PORTS {
         guest.domain.fired().take(EventPort::new(number));
     }
+    machine.cpus().restore_timer();
     guest.domain.listen(guest.domain.timer_port()).map_err(|error| Not::Failed(format!("{error}")))?;
     let freed = machine.frames().free(guest.extent, Contents::Unknown, BOOT);
     ensure(freed.is_ok(), "the allocator refuses the cases' block")?;

@@ -19,6 +19,7 @@ mod domain;
 mod faults;
 mod smp;
 mod store;
+mod threads;
 
 use alloc::format;
 use alloc::string::String;
