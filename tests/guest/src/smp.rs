@@ -267,10 +267,14 @@ case!(on several CPUs: "smp.a_kick_between_the_check_and_the_halt_is_not_lost", 
     static BEGUN: AtomicUsize = AtomicUsize::new(0);
     static KICKED: AtomicUsize = AtomicUsize::new(0);
     static SEEN: AtomicUsize = AtomicUsize::new(0);
+    /// How many there are to be; less on a host that is so busy that they would take longer than a case may.
+    static LAST: AtomicUsize = AtomicUsize::new(0);
     const ROUNDS: usize = 1000;
+    const LEAST_ROUNDS: usize = 50;
+    const MOST_NS: u64 = 20_000_000_000;
     /// Halts until each kick; says before each halt that it is about to, with interrupts off.
     fn sleep(waker: CpuId) {
-        for round in 1..=ROUNDS {
+        for round in (1..).take_while(|round| *round <= LAST.load(Ordering::Acquire)) {
             let kicked = || KICKED.load(Ordering::Acquire) >= round;
             while !kicked() {
                 Processor.halt_unless(|| {
@@ -289,7 +293,12 @@ case!(on several CPUs: "smp.a_kick_between_the_check_and_the_halt_is_not_lost", 
     /// Kicks as soon as the sleeper is about to sleep. Were one kick lost, it would not come to the next sleep.
     fn wake(sleeper: CpuId) {
         let cpus = here();
+        let enough_ns = cpus.now_ns() + MOST_NS / cpus.count() as u64;
         for round in 1..=ROUNDS {
+            if round > LEAST_ROUNDS && cpus.now_ns() > enough_ns {
+                // Before the sleeper can have come to its end.
+                LAST.store(round, Ordering::Release);
+            }
             if eventually(cpus, "the sleeper", || BEGUN.load(Ordering::Acquire) >= round).is_err() {
                 // Let it go, so that the case ends.
                 KICKED.store(usize::MAX, Ordering::Release);
@@ -298,6 +307,9 @@ case!(on several CPUs: "smp.a_kick_between_the_check_and_the_halt_is_not_lost", 
             }
             KICKED.store(round, Ordering::Release);
             cpus.kick(sleeper);
+            if LAST.load(Ordering::Relaxed) == round {
+                return;
+            }
         }
     }
     fn play(_: usize) {
@@ -314,13 +326,17 @@ case!(on several CPUs: "smp.a_kick_between_the_check_and_the_halt_is_not_lost", 
         for counter in [&BEGUN, &KICKED, &SEEN] {
             counter.store(0, Ordering::Relaxed);
         }
+        LAST.store(ROUNDS, Ordering::Relaxed);
         let waker = cpus.online().without(sleeper).iter().next().ok_or("one CPU")?;
         SLEEPER.store(sleeper.get(), Ordering::Relaxed);
         WAKER.store(waker.get(), Ordering::Relaxed);
         cpus.run_on_all(play, 0).map_err(on_one)?;
         let (kicked, seen) = (KICKED.load(Ordering::Relaxed), SEEN.load(Ordering::Relaxed));
-        let begun = BEGUN.load(Ordering::Relaxed);
-        ensure((kicked, seen) == (ROUNDS, ROUNDS), &format!("{sleeper} slept on at {begun} of {ROUNDS}"))?;
+        let (begun, last) = (BEGUN.load(Ordering::Relaxed), LAST.load(Ordering::Relaxed));
+        ensure((kicked, seen) == (last, last), &format!("{sleeper} slept on at {begun} of {last}"))?;
+        if last < ROUNDS {
+            log::warn!("{sleeper} was kicked {last} times only, not {ROUNDS}: the host is busy");
+        }
     }
     Ok(())
 });
