@@ -9,7 +9,8 @@ use ebb::xen::console::Console;
 use spin::mutex::SpinMutex;
 use x86_64::instructions::interrupts::without_interrupts;
 
-/// How long one write waits for room. A daemon that is alive makes some every few milliseconds, on a starved host every second; one that is not
+/// How long one write waits for room. A daemon that is alive makes some every few milliseconds, on a starved host
+/// every second; one that is not
 /// costs this once, because the console does not wait again until somebody reads.
 const ROOM_BOUND_NS: u64 = 3_000_000_000;
 /// How long the end of the machine waits for the daemon.
