@@ -78,6 +78,17 @@ pub(crate) fn restart_sections() -> &'static [Section] {
     unsafe { core::slice::from_raw_parts(start, bytes / size_of::<Section>()) }
 }
 
+/// The code from `begin` to `end`.
+///
+/// # Panics
+///
+/// If there is anything but code.
+pub(crate) fn code(begin: usize, end: usize) -> &'static [u8] {
+    assert!(begin <= end && is_text(begin as u64) && is_text(end as u64), "no code at {begin:#x}");
+    // SAFETY: the image's code, mapped for reading for good, and never written.
+    unsafe { core::slice::from_raw_parts(core::ptr::with_exposed_provenance(begin), end - begin) }
+}
+
 /// The segments as they were loaded, with the access that each is for.
 pub(crate) fn segments() -> [Segment; 4] {
     let segment = |start, end, access| Segment { frames: frames_between(start, end), access };

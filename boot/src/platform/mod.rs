@@ -27,7 +27,7 @@ use ebb::smp::CpuId;
 use ebb::task::Scheduler;
 use ebb::xen::wait::Halt;
 use percpu::rcu::Laziness;
-use percpu::{Rcu, WordPool, gs as fast_paths};
+use percpu::{Rcu, WordPool};
 use spin::once::Once;
 use x86_64::instructions::interrupts::without_interrupts;
 
@@ -78,6 +78,11 @@ pub fn words_in_use() -> usize {
     WORDS.in_use()
 }
 
+/// The machine code of all fast paths of per-CPU references, for those who check it.
+pub fn fast_paths() -> impl Iterator<Item = &'static [u8]> {
+    image::restart_sections().iter().map(|section| image::code(section.begin(), section.end()))
+}
+
 /// How often misuse of references, callbacks or locks was reported since boot.
 #[must_use]
 pub fn reports() -> u64 {
@@ -105,7 +110,7 @@ fn interrupt_exit(frame: &mut TrapFrame) {
     let threads = threads();
     if threads.wants_switch() {
         // What the fast path has read may not be true any more when the thread goes on.
-        frame.rip = fast_paths::restart(frame.rip as usize, image::restart_sections()) as u64;
+        frame.rip = percpu::gs::restart(frame.rip as usize, image::restart_sections()) as u64;
         threads.preempt();
     }
 }

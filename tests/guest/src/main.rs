@@ -8,6 +8,7 @@
 //! | `test.filter=TEXT` | run only cases whose id contains it |
 //! | `test.after=ID` | go on after this case, which ended an earlier boot |
 //! | `test.solo=ID` | run this case and nothing else |
+//! | `test.soak_s=N` | soak for N seconds instead of 3; beyond 40, raise the harness's bound too |
 #![no_std]
 #![no_main]
 
@@ -17,6 +18,7 @@ mod conformance;
 mod console;
 mod domain;
 mod faults;
+mod percpu;
 mod smp;
 mod store;
 mod threads;
@@ -35,6 +37,7 @@ static OPTIONS: &[Opt] = &[
     Opt { name: "test.filter", kind: Kind::Text, help: "run only cases whose id contains this" },
     Opt { name: "test.after", kind: Kind::Text, help: "go on after this case" },
     Opt { name: "test.solo", kind: Kind::Text, help: "run this case alone" },
+    Opt { name: "test.soak_s", kind: Kind::Text, help: "how long the soak runs, in seconds" },
 ];
 
 /// What the command line asks for.
@@ -43,6 +46,7 @@ struct Wish {
     filter: Option<String>,
     after: Option<String>,
     solo: Option<String>,
+    soak_s: Option<u64>,
 }
 
 impl Wish {
@@ -50,6 +54,10 @@ impl Wish {
         let mut wish = Self::default();
         cmdline::parse(line, &[BASE, OPTIONS], |item| {
             if let Item::Option(opt, Value::Text(value)) = item {
+                if opt.name == "test.soak_s" {
+                    wish.soak_s = value.parse().ok();
+                    return;
+                }
                 let value = Some(String::from(value));
                 match opt.name {
                     "test.filter" => wish.filter = value,
@@ -181,3 +189,9 @@ fn failed(what: &str) -> impl Fn(&dyn Display) -> Not {
 fn domain_of(machine: &'static Machine) -> Result<&'static ebb_boot::Domain, Not> {
     machine.domain().ok_or_else(|| Not::Skipped("not on Xen".into()))
 }
+
+ebb_boot::case!("soak.threads_refs_under_preemption", |machine| {
+    const SECONDS: u64 = 3;
+    let wish = Wish::read(machine.boot_info().command_line());
+    percpu::soak(machine, wish.soak_s.unwrap_or(SECONDS))
+});
