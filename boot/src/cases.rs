@@ -58,6 +58,8 @@ pub enum Needs {
     Nothing,
     /// The services of a domU.
     Xen,
+    /// More than one CPU.
+    Cpus,
 }
 
 /// One case.
@@ -81,6 +83,12 @@ macro_rules! case {
     };
     (on Xen, with help: $id:literal, $run:expr) => {
         $crate::case!($id, $crate::cases::Needs::Xen, $run, $crate::cases::Ends::WithHelp);
+    };
+    (on several CPUs: $id:literal, $run:expr) => {
+        $crate::case!($id, $crate::cases::Needs::Cpus, $run, $crate::cases::Ends::Returns);
+    };
+    (on several CPUs: $id:literal, $run:expr, $ends:expr) => {
+        $crate::case!($id, $crate::cases::Needs::Cpus, $run, $ends);
     };
     (on Xen: $id:literal, $run:expr) => {
         $crate::case!($id, $crate::cases::Needs::Xen, $run, $crate::cases::Ends::Returns);

@@ -13,6 +13,7 @@ mod console;
 use crate::cpus::{interrupts as carrier, local};
 use crate::machine::{Machine, OnXen};
 use crate::output;
+use crate::platform::{self, Parked};
 use console::RingConsole;
 use core::fmt;
 use core::sync::atomic::Ordering;
@@ -86,8 +87,8 @@ pub(crate) fn clock() -> Option<DomainClock> {
     CHANNELS.get().map(|channels| DomainClock { channels: *channels })
 }
 
-/// Events, and waiting asleep with interrupts on.
-pub type Sleeping = Joined<Xen<Instruction>, HaltWait<'static, DomainClock, Xen<Instruction>, Processor>>;
+/// Events, and waiting while other threads run.
+pub type Sleeping = Joined<Xen<Instruction>, Parked>;
 /// Events, and waiting in the hypervisor, for contexts with interrupts off.
 pub(crate) type Polling = Joined<Xen<Instruction>, PollWait<DomainClock, Xen<Instruction>>>;
 
@@ -102,7 +103,7 @@ static CHANNELS: Once<Channels> = Once::new();
 pub struct Processor;
 
 impl Halt for Processor {
-    /// `sti; hlt`: interrupts stay off for one instruction after `sti`, so that none comes between, and Xen
+    /// `sti; hlt` as one step ([`cpu::enable_and_halt`]), and Xen
     /// turns a `hlt` with interrupts on into `SCHEDOP_block` after looking for events itself. The hypercall, made
     /// directly, would sleep through an event in that same window: it counts the shadow of `sti` as interrupts
     /// off (Xen: `xen/arch/x86/hvm/hvm.c`, `hvm_hlt` and `hvm_local_events_need_delivery`).
@@ -111,7 +112,7 @@ impl Halt for Processor {
         if ready() {
             x86_64::instructions::interrupts::enable();
         } else {
-            x86_64::instructions::interrupts::enable_and_hlt();
+            cpu::enable_and_halt();
         }
     }
 }
@@ -345,13 +346,16 @@ impl Domain {
     pub fn sleeping(&self) -> Sleeping {
         Joined {
             events: self.xen,
-            wait: HaltWait {
-                clock: self.clock,
-                timers: self.xen,
-                halt: Processor,
-                vcpu: BOOT_VCPU,
-                timer_port: self.timer,
+            wait: Parked {
                 fired: &FIRED,
+                early: HaltWait {
+                    clock: self.clock,
+                    timers: self.xen,
+                    halt: Processor,
+                    vcpu: BOOT_VCPU,
+                    timer_port: self.timer,
+                    fired: &FIRED,
+                },
             },
         }
     }
@@ -377,7 +381,7 @@ impl Domain {
     }
 }
 
-/// The upcall of every vCPU: collects what fired there. Runs with interrupts off, takes no lock.
+/// The upcall of every vCPU: collects what fired there, and tells who waits. Runs with interrupts off.
 fn upcall() {
     let local = local::mine();
     local.upcalls.fetch_add(1, Ordering::Relaxed);
@@ -388,11 +392,13 @@ fn upcall() {
             carrier::doorbell();
             return;
         }
+        // The timer's too: before there are threads, who sleeps on the boot vCPU looks for it here.
+        FIRED.insert(port);
         if local.timer() == Some(port) {
             carrier::timer();
+        } else {
+            platform::port_fired();
         }
-        // The timer's too: who sleeps on the boot vCPU looks for it here.
-        FIRED.insert(port);
     });
 }
 

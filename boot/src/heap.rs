@@ -1,60 +1,135 @@
 //! The kernel heap: for the few kernel structures whose number is known only at run time. The application's bulk
 //! data does not live here.
+//!
+//! It has two stages. Until there is a frame allocator, a small fixed piece of RAM serves; afterwards, a heap that
+//! grows by extents of frames, within a bound. Memory goes back to the stage that it came from.
 #![expect(unsafe_code, reason = "the global allocator")]
 
+use crate::frames::{KernelFrames, KernelLocks};
+use crate::space;
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
-use ebb::arch::layout::direct_map;
-use ebb::boot_info::{FrameRange, RamMap};
-use ebb::units::{FRAME_SIZE, Frames};
-use linked_list_allocator::Heap;
+use core::sync::atomic::{AtomicUsize, Ordering};
+use ebb::arch::layout::{HEAP, direct_map};
+use ebb::boot_info::RamMap;
+use ebb::mm::frame::{Extent, Request, Use};
+use ebb::mm::heap::{Arena, FromFrames, Heap, SharedHeap};
+use ebb::units::{FRAME_SIZE, FrameRange, Frames, VcpuId};
+use linked_list_allocator::Heap as Holes;
 use spin::mutex::SpinMutex;
+use spin::once::Once;
 use x86_64::instructions::interrupts::without_interrupts;
 
-/// A heap behind a lock. Usable with interrupts off and from interrupt handlers.
-struct KernelHeap(SpinMutex<Heap>);
+/// RAM for the first stage: 64 KiB.
+const FIRST: Frames = Frames::new(16);
+
+/// The part of the address space that the second stage grows into.
+struct HeapSpace {
+    capacity: usize,
+    frames: &'static KernelFrames,
+}
+
+// SAFETY: the range is this heap's by the address layout, and `space::map` maps writable memory that stays; an
+// extent's token is given up only when all of it is mapped.
+unsafe impl Arena for HeapSpace {
+    fn base(&self) -> NonNull<u8> {
+        NonNull::new(core::ptr::with_exposed_provenance_mut(HEAP as usize))
+            .unwrap_or_else(|| unreachable!("the heap is in the upper half"))
+    }
+
+    fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    fn map(&mut self, offset: usize, extent: Extent) -> Result<(), Extent> {
+        let end = extent.first() + extent.frames();
+        // What a failure leaves mapped is mapped again, over the same page tables, by nobody: the heap stops there.
+        if space::map(HEAP + offset as u64, FrameRange::new(extent.first(), end)).is_err() {
+            return Err(extent);
+        }
+        self.frames.detach(extent).map(drop).map_err(|rejected| rejected.extent)
+    }
+}
+
+type Second = SharedHeap<KernelLocks, HeapSpace, FromFrames<'static, 'static, KernelLocks>>;
+
+/// Both stages. Usable with interrupts off and from interrupt handlers.
+struct KernelHeap {
+    first: SpinMutex<Holes>,
+    /// Where the first stage begins and ends; nothing as long as it is not there.
+    start: AtomicUsize,
+    end: AtomicUsize,
+    second: Once<Second>,
+}
 
 #[global_allocator]
-static HEAP: KernelHeap = KernelHeap(SpinMutex::new(Heap::empty()));
+static KERNEL_HEAP: KernelHeap = KernelHeap {
+    first: SpinMutex::new(Holes::empty()),
+    start: AtomicUsize::new(0),
+    end: AtomicUsize::new(0),
+    second: Once::new(),
+};
 
-// SAFETY: `Heap` hands out disjoint blocks of the memory it was given, and the lock makes it one at a time.
+// SAFETY: each stage hands out disjoint blocks of memory that is its own, and takes back only those.
 unsafe impl GlobalAlloc for KernelHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        without_interrupts(|| self.0.lock().allocate_first_fit(layout))
-            .map_or(core::ptr::null_mut(), NonNull::as_ptr)
+        match self.second.get() {
+            // SAFETY: the caller's promise, unchanged.
+            Some(second) => unsafe { second.alloc(layout) },
+            None => without_interrupts(|| self.first.lock().allocate_first_fit(layout))
+                .map_or(core::ptr::null_mut(), NonNull::as_ptr),
+        }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        let first = self.start.load(Ordering::Relaxed)..self.end.load(Ordering::Relaxed);
+        if !first.contains(&pointer.addr()) {
+            if let Some(second) = self.second.get() {
+                // SAFETY: the caller's promise: it is not of the first stage, so it is of this one.
+                unsafe { second.dealloc(pointer, layout) };
+            }
+            return;
+        }
         let Some(pointer) = NonNull::new(pointer) else { return };
-        // SAFETY: by the trait's contract the block is from `alloc`, with the same layout.
-        without_interrupts(|| unsafe { self.0.lock().deallocate(pointer, layout) });
+        // SAFETY: by the trait's contract the block is from `alloc`, with the same layout, and by its address from
+        // the first stage.
+        without_interrupts(|| unsafe { self.first.lock().deallocate(pointer, layout) });
     }
 }
 
-/// The heap's size for a guest with this much RAM: a 32nd, within 64 and 256 KiB.
-fn size_for(ram: Frames) -> Frames {
-    Frames::new((ram.get() / 32).clamp(16, 64))
-}
-
-/// Takes frames for the heap out of `free`, and makes it usable. `None` if there is no run of frames for it.
+/// Takes frames for the first stage out of `free`, and makes it usable. `None` if there is no run of frames for it.
 ///
 /// # Safety
 ///
 /// The frames of `free` are free, and mapped in the direct map for good. Called once.
-pub(crate) unsafe fn start(ram: Frames, free: &mut RamMap) -> Option<FrameRange> {
-    let arena = free.take(size_for(ram))?;
-    let bottom = core::ptr::with_exposed_provenance_mut(direct_map(arena.start().start())? as usize);
+pub(crate) unsafe fn start(free: &mut RamMap) -> Option<()> {
+    let arena = free.take(FIRST)?;
+    let address = direct_map(arena.start().start())? as usize;
+    let bottom = core::ptr::with_exposed_provenance_mut(address);
     let size = arena.count().get() as usize * FRAME_SIZE;
     // SAFETY: memory that was free until here, mapped for good, and given to nobody else.
-    without_interrupts(|| unsafe { HEAP.0.lock().init(bottom, size) });
-    Some(arena)
+    without_interrupts(|| unsafe { KERNEL_HEAP.first.lock().init(bottom, size) });
+    KERNEL_HEAP.start.store(address, Ordering::Relaxed);
+    KERNEL_HEAP.end.store(address + size, Ordering::Relaxed);
+    Some(())
 }
 
-/// Bytes of the heap in use, and free.
+/// Begins the second stage, which may come to an eighth of `ram`, and to a MiB in any case.
+pub(crate) fn grow_from(frames: &'static KernelFrames, ram: Frames) {
+    const MIB: usize = 1 << 20;
+    let capacity = (ram.get() as usize / 8 * FRAME_SIZE).max(MIB);
+    let source = FromFrames { frames, request: Request::new(Use::Kernel, VcpuId::new(0)) };
+    KERNEL_HEAP.second.call_once(|| SharedHeap::new(Heap::new(HeapSpace { capacity, frames }, source)));
+}
+
+/// Bytes of the heap in use, and backed by memory.
 #[must_use]
 pub fn usage() -> (usize, usize) {
-    without_interrupts(|| {
-        let heap = HEAP.0.lock();
-        (heap.used(), heap.free())
-    })
+    let (used, size) = without_interrupts(|| {
+        let first = KERNEL_HEAP.first.lock();
+        (first.used(), first.size())
+    });
+    let second = KERNEL_HEAP.second.get().map(|second| second.with(|heap| (heap.used(), heap.backed())));
+    let (more_used, backed) = second.unwrap_or_default();
+    (used + more_used, size + backed)
 }

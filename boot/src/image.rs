@@ -10,11 +10,14 @@ use ebb::arch::paging::space::Segment;
 use ebb::boot_info::FrameRange;
 use ebb::symbols::{self, Symbols};
 use ebb::units::{Gfn, PhysAddr};
+use percpu::gs::Section;
 
 unsafe extern "C" {
     safe static image_text_start: u8;
     safe static image_text_end: u8;
     safe static image_rodata_start: u8;
+    safe static image_restart_start: u8;
+    safe static image_restart_end: u8;
     safe static image_data_start: u8;
     safe static image_data_end: u8;
     safe static image_symbols_start: u8;
@@ -65,6 +68,14 @@ pub(crate) fn symbols() -> Symbols<'static> {
     // SAFETY: constant, mapped from the first instruction, and as long as its header says: the build made both.
     let table = unsafe { core::slice::from_raw_parts(table, table_size()) };
     Symbols::new(table).unwrap_or(Symbols::EMPTY)
+}
+
+/// The fast paths of per-CPU references: where interrupted code must be sent back.
+pub(crate) fn restart_sections() -> &'static [Section] {
+    let start = (&raw const image_restart_start).cast::<Section>();
+    let bytes = (&raw const image_restart_end).addr() - start.addr();
+    // SAFETY: between the marks lie the entries of the fast paths and nothing else, side by side, in their place.
+    unsafe { core::slice::from_raw_parts(start, bytes / size_of::<Section>()) }
 }
 
 /// The segments as they were loaded, with the access that each is for.

@@ -27,12 +27,15 @@ mod end;
 mod entry;
 pub mod epitaph;
 pub mod fault;
+pub mod frames;
 pub mod heap;
 mod image;
 mod machine;
 mod memory;
 mod options;
 pub mod output;
+pub mod platform;
+mod space;
 mod stacks;
 mod start;
 
@@ -42,6 +45,7 @@ pub use ebb::cmdline::Opt;
 pub use end::{Outcome, exit};
 pub use machine::{Machine, OnXen};
 pub use output::report;
+pub use platform::{Kernel, rcu, threads};
 pub use stacks::{NamedStack, set_other_stacks};
 
 /// Names the function that runs once the machine is up, `fn(&'static Machine) -> Outcome`, and the options that

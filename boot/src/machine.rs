@@ -3,11 +3,12 @@
 
 use crate::cpus::{self, Cpus};
 use crate::domain::Domain;
+use crate::frames::KernelFrames;
 use core::ptr::NonNull;
 use ebb::arch::paging::window::{Window, WindowFull};
 use ebb::arch::paging::{AddressSpace, Mapping};
 use ebb::arch::tables::{DirectTables, FrameSource};
-use ebb::boot_info::{BootInfo, RamMap};
+use ebb::boot_info::BootInfo;
 use ebb::smp::Flush;
 use ebb::units::Gfn;
 use ebb::xen::Xen;
@@ -32,7 +33,7 @@ pub struct OnXen {
 pub struct Machine {
     boot_info: BootInfo,
     hypervisor: Option<OnXen>,
-    free: RamMap,
+    frames: &'static KernelFrames,
     root: Gfn,
     window: SpinMutex<Window<DirectTables<Nothing>>>,
     domain: Once<Domain>,
@@ -52,17 +53,17 @@ unsafe impl FrameSource for Nothing {
 impl Machine {
     /// # Safety
     ///
-    /// `root` is the root of the address space in use, and `free` is RAM that nobody uses. Called once.
+    /// `root` is the root of the address space in use. Called once.
     pub(crate) unsafe fn new(
         boot_info: BootInfo,
         hypervisor: Option<OnXen>,
-        free: RamMap,
+        frames: &'static KernelFrames,
         root: Gfn,
     ) -> Self {
         // SAFETY: the direct map covers the tables, and of them only the window's is changed, under the lock.
         let tables = unsafe { DirectTables::new(Nothing) };
         let window = SpinMutex::new(Window::new(AddressSpace::from_root(root, tables)));
-        Self { boot_info, hypervisor, free, root, window, domain: Once::new() }
+        Self { boot_info, hypervisor, frames, root, window, domain: Once::new() }
     }
 
     /// What the loader said.
@@ -94,11 +95,10 @@ impl Machine {
         self.domain.call_once(|| domain);
     }
 
-    /// RAM that boot left free, for the frame allocator to own: not the image, the modules, frame 0, the page
-    /// tables, the heap.
+    /// The frame allocator, which has all RAM that boot left.
     #[must_use]
-    pub fn free_ram(&self) -> &RamMap {
-        &self.free
+    pub fn frames(&self) -> &'static KernelFrames {
+        self.frames
     }
 
     /// Uses the window. Whoever has it may wait for all CPUs to forget a translation, so who waits for it answers.

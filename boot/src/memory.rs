@@ -4,7 +4,8 @@
 use crate::cpus::slots::{self, Reserved};
 use crate::cpus::topology::Topology;
 use crate::entry::BOOTSTRAP_MAPPED;
-use crate::{heap, image, stacks};
+use crate::frames::{self, FramesError, KernelFrames};
+use crate::{heap, image, space as kernel_space, stacks};
 use core::fmt;
 use ebb::arch::layout::direct_map;
 use ebb::arch::paging::space::{self, Plan};
@@ -61,6 +62,8 @@ pub(crate) enum MemoryError {
     Tables(MapError),
     /// Not enough RAM in one piece for the heap.
     Heap,
+    /// The frame allocator could not be made.
+    Frames(FramesError),
 }
 
 impl fmt::Display for MemoryError {
@@ -68,6 +71,7 @@ impl fmt::Display for MemoryError {
         match self {
             Self::Ranges(_) => f.write_str("RAM has too many holes"),
             Self::Tables(error) => write!(f, "page tables: {error}"),
+            Self::Frames(error) => write!(f, "frames: {error}"),
             Self::Heap => f.write_str("not enough RAM for the heap"),
         }
     }
@@ -77,8 +81,8 @@ impl fmt::Display for MemoryError {
 pub(crate) struct Memory {
     /// The root of the final page tables.
     pub(crate) root: Gfn,
-    /// RAM that nobody uses.
-    pub(crate) free: RamMap,
+    /// Who has the rest of RAM.
+    pub(crate) frames: &'static KernelFrames,
     /// What is set aside for the CPUs; their slots are mapped.
     pub(crate) cpus: Reserved,
 }
@@ -106,8 +110,14 @@ pub(crate) unsafe fn set_up(
     unsafe { tables::activate(&space) };
     let (root, LowFrames(mut free)) = split(space);
     // SAFETY: the direct map shows all RAM now; what is free is free; and this is the only call.
-    unsafe { heap::start(info.ram().frames(), &mut free) }.ok_or(MemoryError::Heap)?;
-    Ok(Memory { root, free, cpus })
+    unsafe { heap::start(&mut free) }.ok_or(MemoryError::Heap)?;
+    // SAFETY: as above.
+    let frames = unsafe { frames::start(info.ram(), &mut free, topology.wanted) };
+    let frames = frames.map_err(MemoryError::Frames)?;
+    // SAFETY: just activated, and the direct map shows it.
+    unsafe { kernel_space::start(root, frames) };
+    heap::grow_from(frames, info.ram().frames());
+    Ok(Memory { root, frames, cpus })
 }
 
 /// Takes an address space apart into its root and its source of frames.

@@ -4,7 +4,7 @@
 use crate::cpus::topology::Topology;
 use crate::domain::Domain;
 use crate::machine::{Machine, OnXen};
-use crate::{clock, cpus, end, epitaph, memory, options, output};
+use crate::{clock, cpus, end, epitaph, memory, options, output, platform};
 use ebb::arch::{cpu, interrupts};
 use ebb::boot_info::BootInfo;
 use ebb::cmdline::ConsoleChoice;
@@ -19,7 +19,7 @@ use spin::once::Once;
 /// info.
 pub(crate) extern "C" fn start(start_info: u64) -> ! {
     let machine = bring_up(PhysAddr::new(start_info));
-    end::exit(crate::ebb_main(machine))
+    platform::run_main(machine)
 }
 
 /// Everything before the main function. Not part of [`start`], whose frame stays on the stack for good.
@@ -49,14 +49,15 @@ fn bring_up(start_info: PhysAddr) -> &'static Machine {
         Ok(memory) => memory,
         Err(error) => stop(format_args!("with {} of RAM: {error}", ram.to_kib())),
     };
-    log::info!("{} of RAM, {} free", ram.to_kib(), memory.free.frames().to_kib());
+    log::info!("{} of RAM, {} free", ram.to_kib(), memory.frames.stats().available().to_kib());
     // SAFETY: mapped with the address space that was just activated; once.
     let cpus = unsafe { cpus::slots::create(&memory.cpus) };
+    platform::prepare(cpus, memory.frames);
 
     static MACHINE: Once<Machine> = Once::new();
     let machine = MACHINE.call_once(|| {
-        // SAFETY: just activated; what is free is what the page tables and the heap left; once.
-        unsafe { Machine::new(boot_info, hypervisor, memory.free, memory.root) }
+        // SAFETY: just activated; once.
+        unsafe { Machine::new(boot_info, hypervisor, memory.frames, memory.root) }
     });
     check_console(settings.console, hypervisor.is_some());
     if let Some(on_xen) = machine.hypervisor() {

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use ebb::arch::layout::direct_map;
 use ebb::arch::local as gs;
 use ebb::smp::MAX_CPUS;
-use ebb::units::Gfn;
+use ebb::units::{Gfn, Order};
 
 /// The page that everybody looks at.
 static PAGE: AtomicU64 = AtomicU64::new(0);
@@ -29,7 +29,9 @@ pub(crate) fn an_unmapped_page_is_forgotten_everywhere(
     machine: &'static Machine,
 ) -> Result<(), &'static str> {
     let cpus = machine.cpus();
-    let first = machine.free_ram().ranges().first().ok_or("no free RAM")?.start();
+    let order = Order::new(1).ok_or("no such order")?;
+    let extent = crate::check::extent(machine, order)?;
+    let first = extent.first();
     let frames = [first, Gfn::new(first.get() + 1)];
     for (frame, mark) in frames.into_iter().zip(MARKS) {
         let at = direct_map(frame.start()).ok_or("RAM beyond the direct map")?;
@@ -58,5 +60,5 @@ pub(crate) fn an_unmapped_page_is_forgotten_everywhere(
             return Err("the window forgot the frame");
         }
     }
-    Ok(())
+    crate::check::give_back(machine, extent)
 }

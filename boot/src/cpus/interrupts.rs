@@ -4,7 +4,7 @@
 use super::local::{self, Local};
 use super::{SHOOTDOWN, Translations, now_ns};
 use crate::machine::Machine;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 use ebb::arch::apic::{Ipi, LocalApic};
 use ebb::arch::interrupts::{self, FIRST_INTERRUPT};
 use ebb::arch::local as gs;
@@ -35,6 +35,7 @@ enum Carrier {
 static CARRIER: Once<Carrier> = Once::new();
 static KICKED: Once<fn()> = Once::new();
 static EXPIRED: Once<fn()> = Once::new();
+static THREADS_EXPIRED: Once<fn()> = Once::new();
 
 /// Has `handler` called in the interrupt when another CPU kicks this one. Only the first call counts.
 pub fn set_kick_handler(handler: fn()) {
@@ -44,6 +45,11 @@ pub fn set_kick_handler(handler: fn()) {
 /// Has `handler` called in the interrupt when the timer of a CPU fires at its deadline. Only the first call counts.
 pub fn set_timer_handler(handler: fn()) {
     EXPIRED.call_once(|| handler);
+}
+
+/// The same for the deadline of [`arm_threads`]. Only the first call counts.
+pub(crate) fn set_threads_timer_handler(handler: fn()) {
+    THREADS_EXPIRED.call_once(|| handler);
 }
 
 /// Uses event channels from now on.
@@ -171,6 +177,9 @@ pub(crate) fn doorbell() {
     if messages.has(Message::Call) || messages.has(Message::Flush) {
         super::wait::wake_nappers(cpu);
     }
+    if messages.has(Message::Work) {
+        crate::platform::work_posted(cpu);
+    }
     if messages.has(Message::Kick)
         && let Some(kicked) = KICKED.get()
     {
@@ -193,20 +202,47 @@ fn apic_timer() {
     timer();
 }
 
-/// The timer has fired. In the interrupt, with interrupts off. One that comes early is set again.
+/// The timer has fired. In the interrupt, with interrupts off. Whatever is not due yet is set again.
 pub(crate) fn timer() {
     let local = local::mine();
-    let deadline_ns = local.deadline_ns.load(Ordering::Relaxed);
     let now_ns = now_ns();
-    if deadline_ns == u64::MAX || (now_ns < deadline_ns && set_timer(Some(deadline_ns))) {
-        return;
+    local.armed_ns.store(u64::MAX, Ordering::Relaxed);
+    // A deadline at the end of time is none.
+    let due = |deadline_ns: &AtomicU64| {
+        let due = deadline_ns.load(Ordering::Relaxed) <= now_ns;
+        if due {
+            deadline_ns.store(u64::MAX, Ordering::Relaxed);
+        }
+        due
+    };
+    if due(&local.deadline_ns) {
+        local.timer_last_ns.store(now_ns, Ordering::Relaxed);
+        local.timer_count.fetch_add(1, Ordering::Release);
+        if let Some(expired) = EXPIRED.get() {
+            expired();
+        }
     }
-    local.deadline_ns.store(u64::MAX, Ordering::Relaxed);
-    local.timer_last_ns.store(now_ns, Ordering::Relaxed);
-    local.timer_count.fetch_add(1, Ordering::Release);
-    if let Some(expired) = EXPIRED.get() {
+    if due(&local.threads_ns)
+        && let Some(expired) = THREADS_EXPIRED.get()
+    {
         expired();
     }
+    let next_ns = earliest(local);
+    if next_ns < local.armed_ns.load(Ordering::Relaxed) {
+        rearm(local);
+    }
+}
+
+/// The earlier of the two deadlines of a CPU.
+fn earliest(local: &Local) -> u64 {
+    local.deadline_ns.load(Ordering::Relaxed).min(local.threads_ns.load(Ordering::Relaxed))
+}
+
+/// Sets the timer for the earlier deadline, or stops it. Answers whether an interrupt will come.
+fn rearm(local: &Local) -> bool {
+    let next_ns = earliest(local);
+    local.armed_ns.store(next_ns, Ordering::Relaxed);
+    set_timer((next_ns != u64::MAX).then_some(next_ns))
 }
 
 /// Has the timer of this CPU fire at `deadline_ns`, or soon after if that is past, or stops it. Replaces what was
@@ -214,11 +250,36 @@ pub(crate) fn timer() {
 pub(super) fn arm(deadline_ns: Option<u64>) -> bool {
     let local = local::mine();
     local.deadline_ns.store(deadline_ns.unwrap_or(u64::MAX), Ordering::Relaxed);
-    let armed = set_timer(deadline_ns);
+    let armed = rearm(local);
     if !armed {
         local.deadline_ns.store(u64::MAX, Ordering::Relaxed);
     }
     armed
+}
+
+/// As [`arm`], for the threads of this CPU: both deadlines stand, and the timer serves both. Where there is no
+/// timer at all, nothing will come, and asking again would not help.
+pub(super) fn arm_threads(deadline_ns: u64) -> bool {
+    let local = local::mine();
+    local.threads_ns.store(deadline_ns, Ordering::Relaxed);
+    rearm(local) || CARRIER.get().is_none()
+}
+
+/// Somebody else has used this CPU's timer: sets it again. Interrupts are off.
+pub(super) fn restore_timer() {
+    rearm(local::mine());
+}
+
+/// One round of waiting for another CPU, which under Xen may not be running. Any context.
+pub(super) fn relax() {
+    /// Rounds after which the host may let another run.
+    const ROUNDS: u32 = 512;
+    core::hint::spin_loop();
+    if local::mine().waited.fetch_add(1, Ordering::Relaxed).is_multiple_of(ROUNDS)
+        && let Some(Carrier::Xen(xen)) = CARRIER.get()
+    {
+        xen.yield_now();
+    }
 }
 
 /// Sets the timer itself. Without a deadline the answer is true.

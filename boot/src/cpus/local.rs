@@ -46,6 +46,12 @@ pub(crate) struct Local {
     pub(crate) upcalls: AtomicU64,
     /// For when its timer is set; `u64::MAX` is not.
     pub(super) deadline_ns: AtomicU64,
+    /// The same, for the threads of this CPU.
+    pub(super) threads_ns: AtomicU64,
+    /// For when the timer itself is set: the earlier of the two.
+    pub(super) armed_ns: AtomicU64,
+    /// Rounds that it has waited for other CPUs.
+    pub(super) waited: AtomicU32,
     /// How often the timer fired at its deadline, and when it did last.
     pub(super) timer_count: AtomicU64,
     pub(super) timer_last_ns: AtomicU64,
@@ -67,6 +73,9 @@ impl Local {
             owned: PortSet::new(),
             upcalls: AtomicU64::new(0),
             deadline_ns: AtomicU64::new(u64::MAX),
+            threads_ns: AtomicU64::new(u64::MAX),
+            armed_ns: AtomicU64::new(u64::MAX),
+            waited: AtomicU32::new(0),
             timer_count: AtomicU64::new(0),
             timer_last_ns: AtomicU64::new(0),
             doorbell_count: AtomicU64::new(0),
@@ -137,6 +146,11 @@ fn area_of(cpu: CpuId) -> Option<&'static CpuArea> {
 /// What `cpu` has as its own; `None` for a CPU that there is not.
 pub(crate) fn of(cpu: CpuId) -> Option<&'static Local> {
     area_of(cpu).map(Area::local)
+}
+
+/// The per-CPU words of `cpu`; `None` for a CPU that there is not.
+pub(crate) fn words_of(cpu: CpuId) -> Option<&'static [AtomicU64; local::WORDS]> {
+    area_of(cpu).map(Area::words)
 }
 
 /// This CPU's own. Where the code may be moved to another CPU, that of a CPU it was on.

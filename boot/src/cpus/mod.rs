@@ -1,12 +1,11 @@
 //! All CPUs of the machine: who they are, how they come up, and how they reach each other.
 //!
 //! The boot CPU is CPU 0 from the first instruction on. The others are found while the bootstrap page tables are in
-//! use ([`topology`]), get a slot of stacks and an area when the final ones are built ([`slots`]), and are started
-//! when interrupts work ([`start`]): under Xen by hypercalls, without Xen through the local APIC. One that does not
+//! use (`topology`), get a slot of stacks and an area when the final ones are built (`slots`), and are started
+//! when interrupts work (`start`): under Xen by hypercalls, without Xen through the local APIC. One that does not
 //! come up is reported and left alone.
 //!
-//! Until threads exist, all CPUs but the first sit in a loop that halts, takes interrupts, and runs what
-//! [`Cpus::run_on`] sends.
+//! Then each of them runs threads ([`platform`](crate::platform)), one of which does what [`Cpus::run_on`] sends.
 #![expect(unsafe_code, reason = "translations of the processor, and each CPU's first steps")]
 
 pub(crate) mod check;
@@ -19,10 +18,11 @@ pub(crate) mod topology;
 mod trampoline;
 mod wait;
 
+pub(crate) use interrupts::set_threads_timer_handler;
 pub use interrupts::{set_kick_handler, set_timer_handler};
 pub(crate) use start::start_others;
 
-use crate::domain::{self, Processor};
+use crate::domain;
 use crate::{clock, stacks};
 use core::sync::atomic::{AtomicUsize, Ordering};
 use ebb::arch::{local as gs, tables};
@@ -31,7 +31,6 @@ use ebb::smp::{
     CallError, CpuId, CpuSet, Flush, Job, Mailbox, Message, SharedCpuSet, Shootdown, Tlb, Unanswered,
 };
 use ebb::units::FRAME_SIZE;
-use ebb::xen::wait::Halt;
 use x86_64::instructions::interrupts::{are_enabled, without_interrupts};
 
 /// How long another CPU may take for a function, in nanoseconds. A host may leave one waiting for seconds.
@@ -50,7 +49,7 @@ fn online() -> CpuSet {
 }
 
 /// System time under Xen, time since boot without. Interrupt-safe.
-fn now_ns() -> u64 {
+pub(crate) fn now_ns() -> u64 {
     domain::clock().map_or_else(clock::now_ns, |clock| clock.now_ns())
 }
 
@@ -202,12 +201,12 @@ impl Cpus {
             .try_for_each(|cpu| self.call(cpu, function, argument).map_err(|error| (cpu, error)))
     }
 
-    /// Runs `function` on `cpu` as ordinary code with interrupts on, and waits for its end. For the time before
-    /// threads: the idle loop runs it. Here it is called directly.
+    /// Runs `function` on `cpu` as ordinary code with interrupts on, in a thread that is there for this, and waits
+    /// for its end. On the CPU of a thread that stays there it is called directly.
     ///
     /// # Errors
     ///
-    /// As [`call`](Self::call). [`CallError::Offline`] also for the boot CPU, seen from another: it does not idle.
+    /// As [`call`](Self::call).
     ///
     /// # Panics
     ///
@@ -217,9 +216,6 @@ impl Cpus {
         if cpu == self.this() {
             function(argument);
             return Ok(());
-        }
-        if cpu == CpuId::BOOT {
-            return Err(CallError::Offline);
         }
         send(cpu, Job { function, argument }, |local| &local.work, Message::Work)
     }
@@ -314,6 +310,11 @@ impl Cpus {
         without_interrupts(|| interrupts::arm(deadline_ns))
     }
 
+    /// Sets this CPU's timer again: for those who have used it behind the back of everybody else.
+    pub fn restore_timer(self) {
+        without_interrupts(interrupts::restore_timer);
+    }
+
     /// When the timer of `cpu` fired, if there is that CPU.
     #[must_use]
     pub fn timer_record(self, cpu: CpuId) -> Option<TimerRecord> {
@@ -344,14 +345,24 @@ fn send(
     posted.finish(&mut wait)
 }
 
-/// What a CPU does until there are threads.
-fn idle() -> ! {
-    let (cpu, local) = (gs::cpu(), local::mine());
-    loop {
-        // The doorbell of the work ends the halt, or, if it came before, the mailbox shows it.
-        Processor.halt_unless(|| local.work.is_posted());
-        if local.work.serve() {
-            wait::wake_nappers(cpu);
-        }
+/// Whether a function waits for `cpu` to run it.
+pub(crate) fn has_work(cpu: CpuId) -> bool {
+    local::of(cpu).is_some_and(|local| local.work.is_posted())
+}
+
+/// Runs the function that waits for `cpu`, this CPU.
+pub(crate) fn serve_work(cpu: CpuId) {
+    if local::of(cpu).is_some_and(|local| local.work.serve()) {
+        wait::wake_nappers(cpu);
     }
+}
+
+/// Has this CPU's timer fire for its threads. Interrupts are off.
+pub(crate) fn arm_threads_timer(deadline_ns: u64) -> bool {
+    interrupts::arm_threads(deadline_ns)
+}
+
+/// One round of waiting for another CPU. Any context.
+pub(crate) fn relax() {
+    interrupts::relax();
 }

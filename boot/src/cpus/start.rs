@@ -3,7 +3,7 @@
 
 use super::local::{self, State};
 use super::topology::Topology;
-use super::{Cpus, ONLINE, PRESENT, idle, interrupts, now_ns, online, slots, trampoline, wait};
+use super::{Cpus, ONLINE, PRESENT, interrupts, now_ns, online, slots, trampoline, wait};
 use crate::machine::Machine;
 use core::sync::atomic::Ordering;
 use ebb::arch::apic::{Ipi, LocalApic};
@@ -176,5 +176,5 @@ pub(super) extern "C" fn begin(number: u64) -> ! {
     // In this order: see `ebb::smp::Shootdown`.
     ONLINE.insert(cpu);
     tables::invalidate_all();
-    idle()
+    crate::platform::run_cpu()
 }

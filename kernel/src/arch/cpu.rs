@@ -37,6 +37,39 @@ pub fn halt_forever() -> ! {
     }
 }
 
+/// Turns interrupts on and halts until one has been handled, as one step: an interrupt that comes after interrupts
+/// were turned on ends the halt, whenever it comes.
+///
+/// `sti` keeps interrupts off for one more instruction, so that by itself none should come between it and `hlt`. Under
+/// Xen in QEMU 7.2, whose emulated processor nests, some do: a few in ten thousand halts that are raced against, none
+/// on bare QEMU. A wake-up that came there would be lost. So the interrupt path looks where it came in, and goes on
+/// behind a `hlt` that it came in front of ([`behind_halt`]).
+#[unsafe(naked)]
+pub extern "C" fn enable_and_halt() {
+    core::arch::naked_asm!(
+        "sti",
+        ".global enable_and_halt_here",
+        "enable_and_halt_here:",
+        "hlt",
+        ".global enable_and_halt_done",
+        "enable_and_halt_done:",
+        "ret",
+    )
+}
+
+unsafe extern "C" {
+    safe static enable_and_halt_here: u8;
+    safe static enable_and_halt_done: u8;
+}
+
+/// Where code goes on that an interrupt came into at `rip`, if it was about to halt because there was no interrupt.
+#[inline]
+#[must_use]
+pub fn behind_halt(rip: u64) -> Option<u64> {
+    let address = |mark: &'static u8| (&raw const *mark).addr() as u64;
+    (rip == address(&enable_and_halt_here)).then(|| address(&enable_and_halt_done))
+}
+
 /// The time stamp counter. Not ordered against other instructions.
 #[must_use]
 pub fn time_stamp() -> u64 {

@@ -8,6 +8,7 @@
 use super::descriptors::{CODE_SELECTOR, EmergencyStack};
 use super::trap::{Exception, PageFaultCode, TrapFrame};
 use core::arch::naked_asm;
+use core::sync::atomic::{AtomicU64, Ordering};
 use spin::once::Once;
 use x86_64::VirtAddr;
 use x86_64::instructions::tables::lidt;
@@ -42,8 +43,23 @@ pub enum Resolution {
 }
 
 static HANDLERS: [Once<fn()>; INTERRUPTS] = [const { Once::new() }; INTERRUPTS];
+static HOOKS: Once<Hooks> = Once::new();
 static PAGE_FAULT: Once<fn(&PageFault) -> Resolution> = Once::new();
 static FATAL: Once<fn(&TrapFrame) -> !> = Once::new();
+
+/// What is called around every interrupt, whatever its vector.
+#[derive(Clone, Copy, Debug)]
+struct Hooks {
+    enter: fn(),
+    exit: fn(&mut TrapFrame),
+}
+
+/// Has every interrupt call `enter` before its handler and `exit` after it, both with interrupts off. What `exit`
+/// leaves in the frame is where the interrupted code goes on; it may return much later, and on another processor.
+/// Exceptions call neither. Only the first call counts.
+pub fn set_hooks(enter: fn(), exit: fn(&mut TrapFrame)) {
+    HOOKS.call_once(|| Hooks { enter, exit });
+}
 
 /// Why a handler was not registered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,6 +103,15 @@ pub fn fault_address() -> u64 {
     x86_64::registers::control::Cr2::read_raw()
 }
 
+static HALTS_SKIPPED: AtomicU64 = AtomicU64::new(0);
+
+/// How many interrupts came between the turning on of interrupts and the halt that was to wait for them, and found
+/// the halt skipped. A processor that keeps to its manual has none.
+#[must_use]
+pub fn halts_skipped() -> u64 {
+    HALTS_SKIPPED.load(Ordering::Relaxed)
+}
+
 /// Called by every stub, with interrupts off.
 extern "C" fn dispatch(frame: &mut TrapFrame) {
     const PAGE_FAULT_VECTOR: u64 = Exception::PAGE_FAULT.vector() as u64;
@@ -108,8 +133,19 @@ extern "C" fn dispatch(frame: &mut TrapFrame) {
     match interrupt {
         // An interrupt that nobody claims is spurious: there is nobody who would miss it.
         Some(index) => {
+            let hooks = HOOKS.get();
+            if let Some(hooks) = hooks {
+                (hooks.enter)();
+            }
             if let Some(handler) = HANDLERS.get(index).and_then(Once::get) {
                 handler();
+            }
+            if let Some(behind) = super::cpu::behind_halt(frame.rip) {
+                frame.rip = behind;
+                HALTS_SKIPPED.fetch_add(1, Ordering::Relaxed);
+            }
+            if let Some(hooks) = hooks {
+                (hooks.exit)(frame);
             }
         }
         None => match FATAL.get() {

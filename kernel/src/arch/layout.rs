@@ -4,9 +4,11 @@
 //! |---|---|---|
 //! | 0 | 128 TiB | nothing, so that a null or stray small pointer faults |
 //! | [`DIRECT_MAP`] | 64 TiB | every frame of RAM, at its physical address; never executable |
+//! | [`HEAP`] | 64 TiB | the kernel heap, as far as it has grown |
 //! | [`KERNEL_BASE`] | 1 GiB | the image, loaded at 1 MiB of physical memory |
 //! | [`WINDOW`] | 2 MiB | single frames outside RAM: rings, `shared_info` |
 //! | [`CPU_SLOTS`] | 4 MiB | stacks and areas of all CPUs but the first ([`slot`](super::slot)) |
+//! | [`STACKS`] | 256 MiB | stacks of threads, each above an unmapped page |
 
 use crate::units::{Gfn, PhysAddr};
 
@@ -14,6 +16,8 @@ use crate::units::{Gfn, PhysAddr};
 pub const DIRECT_MAP: u64 = 0xFFFF_8000_0000_0000;
 /// Size of the direct map's part of the address space, in bytes.
 pub const DIRECT_MAP_SIZE: u64 = 1 << 46;
+/// Where the kernel heap begins.
+pub const HEAP: u64 = 0xFFFF_C000_0000_0000;
 /// What a virtual address of the image and its physical address differ by. The linker script knows it too.
 pub const KERNEL_BASE: u64 = 0xFFFF_FFFF_8000_0000;
 /// Where single frames outside RAM are mapped.
@@ -23,6 +27,17 @@ pub const WINDOW_SLOTS: usize = 512;
 
 /// Where the CPUs keep what is their own.
 pub const CPU_SLOTS: u64 = WINDOW + (2 << 20);
+
+/// Where threads have their stacks.
+pub const STACKS: u64 = WINDOW + (16 << 20);
+/// Address space for one stack and the unmapped page below it.
+pub const STACK_SLOT: u64 = 64 << 10;
+/// Stacks that fit.
+pub const STACK_SLOTS: usize = 4096;
+
+const _: () =
+    assert!(CPU_SLOTS + super::slot::SLOTS_BYTES <= STACKS, "the CPUs' slots end before the stacks");
+const _: () = assert!(STACKS.checked_add(STACK_SLOT * STACK_SLOTS as u64).is_some(), "the stacks fit");
 
 /// Where the direct map shows `address`, or `None` beyond the direct map.
 #[must_use]

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 use ebb::arch::layout::direct_map;
-use ebb::boot_info::FrameRange;
+use ebb::mm::frame::{Contents, Extent, Request, Use};
 use ebb::port::Clock;
 use ebb::units::{BLOCK_FRAMES, EventPort, FRAME_SIZE, Frames, Gfn, Order, VcpuId};
 use ebb::xen::transport::Instruction;
@@ -24,6 +24,9 @@ pub(crate) type GuestCase = Case<Guest>;
 const HOLES: Gfn = Gfn::new(0xFD000);
 /// Ports that the cases may open: the domain has few others.
 const PORTS: u32 = 4096;
+
+/// The CPU that runs the cases.
+const BOOT: VcpuId = VcpuId::new(0);
 
 /// All cases.
 pub(crate) fn all() -> Vec<GuestCase> {
@@ -50,7 +53,10 @@ pub(crate) fn run(case: &GuestCase, machine: &'static Machine) -> Result<(), Not
     for number in 1..PORTS {
         guest.domain.fired().take(EventPort::new(number));
     }
+    machine.cpus().restore_timer();
     guest.domain.listen(guest.domain.timer_port()).map_err(|error| Not::Failed(format!("{error}")))?;
+    let freed = machine.frames().free(guest.extent, Contents::Unknown, BOOT);
+    ensure(freed.is_ok(), "the allocator refuses the cases' block")?;
     match verdict {
         Verdict::Pass => Ok(()),
         Verdict::Fail(failure) => Err(Not::Failed(format!("{}: {failure}", case.fact))),
@@ -63,14 +69,18 @@ pub(crate) struct Guest {
     domain: &'static Domain,
     xen: Xen<Instruction>,
     block: Gfn,
+    extent: Extent,
     owes_populate_on_demand: bool,
 }
 
 impl Guest {
     fn new(machine: &'static Machine) -> Result<Self, Not> {
         let domain = domain_of(machine)?;
-        let block = last_block(machine.free_ram().ranges())
-            .ok_or_else(|| Not::Skipped("there is no whole free block of RAM".into()))?;
+        let request = Request::new(Use::Special, BOOT).order(Order::BLOCK);
+        let extent = machine
+            .frames()
+            .alloc(request)
+            .map_err(|error| Not::Skipped(format!("there is no whole free block of RAM: {error}")))?;
         let owes_populate_on_demand = match domain.store() {
             Some(store) => {
                 let mut store = store.lock();
@@ -79,7 +89,7 @@ impl Guest {
             }
             None => false,
         };
-        Ok(Self { domain, xen: domain.xen(), block, owes_populate_on_demand })
+        Ok(Self { domain, xen: domain.xen(), block: extent.first(), extent, owes_populate_on_demand })
     }
 
     fn word(&self, frame: Gfn, index: usize) -> &AtomicU64 {
@@ -97,18 +107,7 @@ impl Guest {
     }
 }
 
-/// The last aligned block that is free as a whole.
-fn last_block(ranges: &[FrameRange]) -> Option<Gfn> {
-    ranges.iter().rev().find_map(|range| {
-        let start = Gfn::new(range.end().get() / BLOCK_FRAMES * BLOCK_FRAMES)
-            .get()
-            .checked_sub(BLOCK_FRAMES)
-            .map(Gfn::new)?;
-        (start >= range.start() && start.is_aligned(Order::BLOCK)).then_some(start)
-    })
-}
-
-// SAFETY: the block is free RAM that no allocator owns in this image, reached through the direct map by atomics
+// SAFETY: the block is an extent of RAM that is allocated to the cases alone, reached through the direct map by atomics
 // only; the holes are in no memory map, and the machine maps its own special page elsewhere.
 unsafe impl Env for Guest {
     type Transport = Instruction;

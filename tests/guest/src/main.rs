@@ -14,10 +14,12 @@
 extern crate alloc;
 
 mod conformance;
+mod console;
 mod domain;
 mod faults;
 mod smp;
 mod store;
+mod threads;
 
 use alloc::format;
 use alloc::string::String;
@@ -96,7 +98,12 @@ impl Any {
 fn main(machine: &'static Machine) -> Outcome {
     let wish = Wish::read(machine.boot_info().command_line());
     let on_xen = machine.domain().is_some();
-    let here = |case: &&Case| on_xen || case.needs == Needs::Nothing;
+    let several = machine.cpus().count() > 1;
+    let here = |case: &&Case| match case.needs {
+        Needs::Nothing => true,
+        Needs::Xen => on_xen,
+        Needs::Cpus => several,
+    };
     let mut all: Vec<Any> = cases::registered().iter().filter(here).map(Any::Registered).collect();
     all.extend(check::CHECKS.iter().map(Any::Check));
     if on_xen {
@@ -140,7 +147,7 @@ fn main(machine: &'static Machine) -> Outcome {
         run(case, machine);
         ran += 1;
     }
-    report("done", &[("ran", &ran)]);
+    report("done", &[("ran", &ran), ("halts_skipped", &ebb::arch::interrupts::halts_skipped())]);
     Outcome::Success
 }
 

@@ -4,7 +4,7 @@
 
 use crate::{ensure, failed};
 use alloc::format;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use ebb::arch::local;
 use ebb::port::VcpuOps;
 use ebb::smp::{CallError, CpuId, CpuSet, MAX_CPUS, SharedCpuSet};
@@ -110,7 +110,7 @@ case!("smp.each_cpu_reaches_its_own_area", |machine| {
     ensure(AGAIN.load(Ordering::Relaxed) == cpus.count(), "preemption is on again once on each")
 });
 
-case!("smp.a_call_goes_from_each_to_each_and_back", |machine| {
+case!(on several CPUs: "smp.a_call_goes_from_each_to_each_and_back", |machine| {
     static HITS: AtomicUsize = AtomicUsize::new(0);
     static ERRORS: AtomicUsize = AtomicUsize::new(0);
     fn hit(target: usize) {
@@ -208,7 +208,7 @@ case!("smp.a_timer_that_was_stopped_does_not_fire", |machine| {
     ensure(!cpus.wait_until(10_000_000, || fired() != before), "it fired")
 });
 
-case!("smp.one_time_for_all", |machine| {
+case!(on several CPUs: "smp.one_time_for_all", |machine| {
     static LAST_NS: AtomicU64 = AtomicU64::new(0);
     static TURN: AtomicUsize = AtomicUsize::new(0);
     static WORST_NS: AtomicU64 = AtomicU64::new(0);
@@ -240,7 +240,7 @@ case!("smp.one_time_for_all", |machine| {
     ensure(worst_ns == 0, &format!("time went back by {worst_ns} ns from one CPU to the next"))
 });
 
-case!("smp.flushes_from_all_sides_end", |machine| {
+case!(on several CPUs: "smp.flushes_from_all_sides_end", |machine| {
     static LEFT: AtomicUsize = AtomicUsize::new(0);
     fn flush(rounds: usize) {
         let cpus = here();
@@ -260,47 +260,65 @@ case!("smp.flushes_from_all_sides_end", |machine| {
     ensure(LEFT.load(Ordering::Relaxed) == 0, "a CPU did not end")
 });
 
-case!("smp.a_kick_between_the_check_and_the_halt_is_not_lost", |machine| {
+case!(on several CPUs: "smp.a_kick_between_the_check_and_the_halt_is_not_lost", |machine| {
+    static SLEEPER: AtomicUsize = AtomicUsize::new(0);
+    static WAKER: AtomicUsize = AtomicUsize::new(0);
+    /// The kick that the sleeper is about to wait for, the last that was sent, the last that has ended a sleep.
     static BEGUN: AtomicUsize = AtomicUsize::new(0);
     static KICKED: AtomicUsize = AtomicUsize::new(0);
     static SEEN: AtomicUsize = AtomicUsize::new(0);
+    /// How many there are to be; less on a host that is so busy that they would take longer than a case may.
+    static LAST: AtomicUsize = AtomicUsize::new(0);
     const ROUNDS: usize = 1000;
-    /// Halts until each kick; says before each that it is about to, with interrupts off.
-    fn sleep(rounds: usize) {
-        for round in 1..=rounds {
-            loop {
+    const LEAST_ROUNDS: usize = 50;
+    const MOST_NS: u64 = 20_000_000_000;
+    /// Halts until each kick; says before each halt that it is about to, with interrupts off.
+    fn sleep(waker: CpuId) {
+        for round in (1..).take_while(|round| *round <= LAST.load(Ordering::Acquire)) {
+            let kicked = || KICKED.load(Ordering::Acquire) >= round;
+            while !kicked() {
                 Processor.halt_unless(|| {
-                    let ready = KICKED.load(Ordering::Acquire) >= round;
+                    let ready = kicked();
                     BEGUN.store(round, Ordering::Release);
-                    if !ready {
-                        // Now the kick comes: after the question, before the halt.
-                        for _ in 0..round % 50 {
-                            core::hint::spin_loop();
-                        }
-                    }
+                    // Its wait may have become a nap, which nothing but a ring ends early.
+                    here().kick(waker);
+                    // Now the kick comes: after the question, before the halt.
+                    (0..round % 50).for_each(|_| core::hint::spin_loop());
                     ready
                 });
-                if KICKED.load(Ordering::Acquire) >= round {
-                    break;
-                }
             }
             SEEN.store(round, Ordering::Release);
         }
     }
-    fn wake(sleeper: usize) {
+    /// Kicks as soon as the sleeper is about to sleep. Were one kick lost, it would not come to the next sleep.
+    fn wake(sleeper: CpuId) {
         let cpus = here();
-        let Some(sleeper) = CpuId::new(sleeper) else { return };
+        let enough_ns = cpus.now_ns() + MOST_NS / cpus.count() as u64;
         for round in 1..=ROUNDS {
-            let kicked = eventually(cpus, "the sleeper", || BEGUN.load(Ordering::Acquire) >= round).is_ok();
-            KICKED.store(round, Ordering::Release);
-            cpus.kick(sleeper);
-            // Never again: were this kick lost, the sleeper would sleep on.
-            if !kicked || eventually(cpus, "the kick", || SEEN.load(Ordering::Acquire) >= round).is_err() {
+            if round > LEAST_ROUNDS && cpus.now_ns() > enough_ns {
+                // Before the sleeper can have come to its end.
+                LAST.store(round, Ordering::Release);
+            }
+            if eventually(cpus, "the sleeper", || BEGUN.load(Ordering::Acquire) >= round).is_err() {
                 // Let it go, so that the case ends.
                 KICKED.store(usize::MAX, Ordering::Release);
                 cpus.kick(sleeper);
                 return;
             }
+            KICKED.store(round, Ordering::Release);
+            cpus.kick(sleeper);
+            if LAST.load(Ordering::Relaxed) == round {
+                return;
+            }
+        }
+    }
+    fn play(_: usize) {
+        let number = |at: &AtomicUsize| CpuId::new(at.load(Ordering::Relaxed)).unwrap_or(CpuId::BOOT);
+        let (sleeper, waker) = (number(&SLEEPER), number(&WAKER));
+        match local::cpu() {
+            me if me == sleeper => sleep(waker),
+            me if me == waker => wake(sleeper),
+            _ => {}
         }
     }
     let cpus = several(machine)?;
@@ -308,22 +326,17 @@ case!("smp.a_kick_between_the_check_and_the_halt_is_not_lost", |machine| {
         for counter in [&BEGUN, &KICKED, &SEEN] {
             counter.store(0, Ordering::Relaxed);
         }
-        static SLEEPER: AtomicUsize = AtomicUsize::new(0);
-        static WAKER: AtomicUsize = AtomicUsize::new(0);
+        LAST.store(ROUNDS, Ordering::Relaxed);
         let waker = cpus.online().without(sleeper).iter().next().ok_or("one CPU")?;
         SLEEPER.store(sleeper.get(), Ordering::Relaxed);
         WAKER.store(waker.get(), Ordering::Relaxed);
-        let play = |_: usize| match local::cpu().get() {
-            me if me == SLEEPER.load(Ordering::Relaxed) => sleep(ROUNDS),
-            me if me == WAKER.load(Ordering::Relaxed) => wake(SLEEPER.load(Ordering::Relaxed)),
-            _ => {}
-        };
         cpus.run_on_all(play, 0).map_err(on_one)?;
         let (kicked, seen) = (KICKED.load(Ordering::Relaxed), SEEN.load(Ordering::Relaxed));
-        ensure(
-            (kicked, seen) == (ROUNDS, ROUNDS),
-            &format!("{sleeper} slept on at kick {seen} of {ROUNDS}"),
-        )?;
+        let (begun, last) = (BEGUN.load(Ordering::Relaxed), LAST.load(Ordering::Relaxed));
+        ensure((kicked, seen) == (last, last), &format!("{sleeper} slept on at {begun} of {last}"))?;
+        if last < ROUNDS {
+            log::warn!("{sleeper} was kicked {last} times only, not {ROUNDS}: the host is busy");
+        }
     }
     Ok(())
 });
@@ -336,32 +349,33 @@ fn on_the_last(machine: &'static Machine, function: fn(usize)) -> Result<(), Not
     Err("a CPU survived its end".into())
 }
 
-case!(
+case!(on several CPUs:
     "smp.a_panic_elsewhere_names_the_cpu",
     |machine| on_the_last(machine, |_| fault::panic()),
     Ends::EpitaphElsewhere { what: "panic", through: "fault::panic" }
 );
 
-case!(
+case!(on several CPUs:
     "smp.a_stack_overflow_elsewhere_is_named",
     |machine| on_the_last(machine, |_| fault::overflow_stack()),
     Ends::EpitaphElsewhere { what: "double fault", through: "fault::overflow_stack" }
 );
 
-case!(
+case!(on several CPUs:
     "smp.a_cpu_that_takes_no_interrupts_is_stopped_too",
     |machine| {
-        static DEAF: AtomicBool = AtomicBool::new(false);
+        static DEAF: SharedCpuSet = SharedCpuSet::new();
         /// Everywhere else nothing comes through any more; then the boot CPU fails.
         fn fail_among_the_deaf(_: usize) {
             if local::cpu() != CpuId::BOOT {
                 x86_64::instructions::interrupts::disable();
-                DEAF.store(true, Ordering::Release);
+                DEAF.insert(local::cpu());
                 loop {
                     core::hint::spin_loop();
                 }
             }
-            if eventually(here(), "the other CPU", || DEAF.load(Ordering::Acquire)).is_ok() {
+            let others = here().online().without(CpuId::BOOT);
+            if eventually(here(), "the other CPUs", || DEAF.get() == others).is_ok() {
                 fault::panic();
             }
         }

@@ -19,6 +19,7 @@ pub(super) const CASES: &[(&str, Ask)] = &[
     ("system.an_unknown_command_is_cleared", an_unknown_command_is_cleared),
     ("system.a_console_that_nobody_reads_stops_nobody", a_console_that_nobody_reads),
     ("system.a_store_that_sleeps_times_out_and_recovers", a_store_that_is_slow),
+    ("system.what_is_typed_is_read", what_is_typed_is_read),
     ("system.bad_options_are_named", bad_options_are_named),
 ];
 
@@ -223,6 +224,22 @@ fn a_store_that_is_slow(session: &Session) -> Result<()> {
         }
         session.exec(&format!("kill -{signal} $(pidof xenstored)"), COMMAND_BOUND)?.success()?;
     }
+    let said = ends_as(guest, said, Ending::Poweroff)?;
+    let end = said.record("end").context("the case did not end")?;
+    ensure!(end.get("outcome") == Some("pass"), "{end:?}");
+    Ok(())
+}
+
+/// Text typed into the terminal that the console daemon holds for the guest reaches it.
+fn what_is_typed_is_read(session: &Session) -> Result<()> {
+    let cmdline = "test.solo=console.what_is_typed_is_read";
+    let mut guest = session.create(&GuestConfig { kernel: TESTS.to_owned(), ..config("typed", cmdline) })?;
+    let mut said = Said::default();
+    if let Some(ending) = listen(&mut guest, &mut said, |said| said.record("help").is_some())? {
+        bail!("it ended as {ending:?} before it listened:\n{}", said.text);
+    }
+    let tty = format!("$(xenstore-read /local/domain/{}/console/tty)", guest.domid());
+    session.exec(&format!("printf 'hello, domU\\n' >{tty}"), COMMAND_BOUND)?.success()?;
     let said = ends_as(guest, said, Ending::Poweroff)?;
     let end = said.record("end").context("the case did not end")?;
     ensure!(end.get("outcome") == Some("pass"), "{end:?}");

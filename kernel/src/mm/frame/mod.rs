@@ -128,6 +128,15 @@ pub struct FrameAllocator<'m, L: LockKind = TicketLocks> {
     misuses: AtomicU64,
 }
 
+impl<L: LockKind> core::fmt::Debug for FrameAllocator<'_, L> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("FrameAllocator")
+            .field("base", &self.base)
+            .field("frames", &self.entries.len())
+            .finish()
+    }
+}
+
 impl<'m, L: LockKind> FrameAllocator<'m, L> {
     /// Allocates. Constant time.
     ///

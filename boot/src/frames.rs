@@ -1,0 +1,126 @@
+//! The frame allocator of this machine: who owns RAM once boot is over.
+//!
+//! Its books lie in RAM that nobody else gets, zeroed here: memory of a guest does not come zeroed. Everything that
+//! boot took before (the image, page tables, the CPUs' slots, the first heap, these books) is reserved for good.
+#![expect(unsafe_code, reason = "the books are made out of raw memory")]
+
+use core::fmt;
+use ebb::arch::layout::direct_map;
+use ebb::boot_info::RamMap;
+use ebb::mm::frame::{
+    Block, Config, Entry, Exclusive, FrameAllocator, Layout, LockKind, Magazine, MapError, Metadata,
+    SharedGate,
+};
+use ebb::units::{FRAME_SIZE, Frames};
+use spin::mutex::TicketMutex;
+use spin::once::Once;
+use x86_64::instructions::interrupts::without_interrupts;
+
+/// The allocator's locks: interrupts stay off while one is held, so that handlers may allocate.
+#[derive(Debug)]
+pub enum KernelLocks {}
+
+impl LockKind for KernelLocks {
+    type Of<T: Send> = InterruptsOff<T>;
+    type Gate = SharedGate;
+}
+
+/// A fair spin lock that is held with interrupts off.
+#[derive(Debug)]
+pub struct InterruptsOff<T>(TicketMutex<T>);
+
+impl<T> Exclusive<T> for InterruptsOff<T> {
+    fn new(value: T) -> Self {
+        Self(TicketMutex::new(value))
+    }
+
+    fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
+        without_interrupts(|| work(&mut self.0.lock()))
+    }
+}
+
+/// The allocator, as this machine has it.
+pub type KernelFrames = FrameAllocator<'static, KernelLocks>;
+
+static FRAMES: Once<KernelFrames> = Once::new();
+
+/// Why there is no allocator.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum FramesError {
+    /// The map makes no sense to the allocator.
+    Map(MapError),
+    /// There is not enough RAM in one piece for its books.
+    Books(Frames),
+    /// RAM has too many holes.
+    Ranges,
+}
+
+impl fmt::Display for FramesError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Map(error) => write!(f, "{error}"),
+            Self::Books(size) => write!(f, "no {} in one piece for the books on frames", size.to_kib()),
+            Self::Ranges => f.write_str("RAM has too many holes"),
+        }
+    }
+}
+
+/// A piece of RAM to be cut into slices.
+struct Books {
+    next: u64,
+    end: u64,
+}
+
+impl Books {
+    /// A slice of `count` values made by `make`.
+    ///
+    /// # Safety
+    ///
+    /// The rest of the piece is mapped, writable, nobody's, and never given back.
+    unsafe fn slice<T>(&mut self, count: usize, make: impl Fn() -> T) -> Option<&'static mut [T]> {
+        let start = self.next.next_multiple_of(align_of::<T>() as u64);
+        let end = start.checked_add((count * size_of::<T>()) as u64).filter(|end| *end <= self.end)?;
+        self.next = end;
+        let first = core::ptr::with_exposed_provenance_mut::<T>(start as usize);
+        for index in 0..count {
+            // SAFETY: aligned, and inside the piece, which is ours by the caller's promise.
+            unsafe { first.wrapping_add(index).write(make()) };
+        }
+        // SAFETY: all of it was just written, and nobody else has it.
+        Some(unsafe { core::slice::from_raw_parts_mut(first, count) })
+    }
+}
+
+/// Makes the allocator of `ram`, of which `free` is free, and takes its books out of `free`.
+///
+/// # Safety
+///
+/// What is free is nobody's, and the direct map shows it for good. Called once.
+pub(crate) unsafe fn start(
+    ram: &RamMap,
+    free: &mut RamMap,
+    cpus: usize,
+) -> Result<&'static KernelFrames, FramesError> {
+    let layout = Layout::for_map(ram.ranges()).map_err(FramesError::Map)?;
+    let magazines = cpus.max(1) * size_of::<Magazine>();
+    let bytes = layout.bytes() + magazines + align_of::<Magazine>() + align_of::<Block>();
+    let size = Frames::new(bytes.div_ceil(FRAME_SIZE) as u64);
+    let books = free.take(size).ok_or(FramesError::Books(size))?;
+    let mut taken = ram.clone();
+    for range in free.ranges() {
+        taken.remove(*range).map_err(|_| FramesError::Ranges)?;
+    }
+    let start = direct_map(books.start().start()).ok_or(FramesError::Books(size))?;
+    let mut books = Books { next: start, end: start + size.get() * FRAME_SIZE as u64 };
+    let full = FramesError::Books(size);
+    // SAFETY: just taken out of what is free, in the direct map, and kept for ever.
+    let magazines = unsafe { books.slice(cpus.max(1), Magazine::new) }.ok_or(full)?;
+    // SAFETY: as above.
+    let blocks = unsafe { books.slice(layout.blocks(), Block::new) }.ok_or(full)?;
+    // SAFETY: as above.
+    let entries = unsafe { books.slice(layout.entries(), Entry::unused) }.ok_or(full)?;
+    let config = Config { memory: ram.ranges(), reserved: taken.ranges(), id: 1 };
+    let metadata = Metadata { entries, blocks, magazines };
+    let frames = KernelFrames::new(config, metadata).map_err(FramesError::Map)?;
+    Ok(FRAMES.call_once(|| frames))
+}
