@@ -68,7 +68,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         let ran = match rung {
             Rung::Host => {
-                fast_path::run(rung, filter, &mut results);
+                fast_path::on_the_host(filter, &mut results);
                 host::run(rung, &HOST, filter, &mut results)
             }
             Rung::Model => host::run(rung, &MODEL, filter, &mut results),

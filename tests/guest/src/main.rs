@@ -16,6 +16,7 @@ extern crate alloc;
 mod conformance;
 mod console;
 mod domain;
+mod fast_path;
 mod faults;
 mod smp;
 mod store;

@@ -1,39 +1,53 @@
 //! A get and a put of a per-CPU reference count, as the compiler made them: each is one test of the mode and one
 //! unlocked instruction through GS.
 //!
-//! What is read is the function `get_put` of `bench_percpu`, optimised as for a benchmark, on a platform of no size as
-//! a kernel's is. The path is followed from its first instruction to its return with no branch taken: the branches lead
-//! to the slow paths.
+//! What is read is a function `get_put`, which is in `bench_percpu` on the host and in the guest test image. The path is
+//! followed from its first instruction to its return with no branch taken: the branches lead to the slow paths.
 
 use super::outcome::{Case, Outcome, Results, Rung};
 use crate::bench;
 use anyhow::{Context, Result, bail, ensure};
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
+use std::path::Path;
 use std::time::Instant;
 
-const ID: &str = "fast_path::get_and_put_are_four_instructions_each_without_lock";
-const PROGRAM: &str = "bench_percpu";
-const FUNCTION: &str = "bench_percpu::get_put";
+/// Judges the function of the benchmark, if the case contains `filter`.
+pub(crate) fn on_the_host(filter: Option<&str>, results: &mut Results) {
+    const ID: &str = "fast_path::get_and_put_are_four_instructions_each_without_lock";
+    case(Rung::Host, ID, filter, results, || {
+        let programs = bench::build_programs(&["bench_percpu"])?;
+        judge_file(programs.first().context("nothing was built")?, "bench_percpu::get_put")
+    });
+}
 
-/// Runs the case, if it contains `filter`.
-pub(crate) fn run(rung: Rung, filter: Option<&str>, results: &mut Results) {
-    if filter.is_some_and(|filter| !ID.contains(filter)) {
+/// Judges the function of the guest test image, whose linked file is `linked`, if the case contains `filter`.
+pub(crate) fn in_the_image(linked: &Path, filter: Option<&str>, results: &mut Results) {
+    const ID: &str = "image.percpu_fast_paths_are_four_instructions_each_without_lock";
+    case(Rung::Qemu, ID, filter, results, || judge_file(linked, "ebb_guest_tests::fast_path::get_put"));
+}
+
+fn case(
+    rung: Rung,
+    id: &str,
+    filter: Option<&str>,
+    results: &mut Results,
+    judge: impl FnOnce() -> Result<()>,
+) {
+    if filter.is_some_and(|filter| !id.contains(filter)) {
         return;
     }
     let begun = Instant::now();
-    let outcome = match compiled() {
+    let outcome = match judge() {
         Ok(()) => Outcome::Passed,
         Err(error) => Outcome::Failed(format!("{error:#}")),
     };
-    results.add(Case { id: ID.to_owned(), rung, outcome, took: begun.elapsed() });
+    results.add(Case { id: id.to_owned(), rung, outcome, took: begun.elapsed() });
 }
 
-fn compiled() -> Result<()> {
-    let programs = bench::build_programs(&[PROGRAM])?;
-    let path = programs.first().context("nothing was built")?;
+fn judge_file(path: &Path, name: &str) -> Result<()> {
     let file = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let (code, address) = function(&file, FUNCTION)?;
+    let (code, address) = function(&file, name)?;
     judge(&straight(&code, address)?)
 }
 
@@ -80,15 +94,24 @@ fn mnemonics(path: &[Instruction]) -> Vec<Mnemonic> {
     path.iter().map(Instruction::mnemonic).collect()
 }
 
-/// Whether a path is a get and a put and nothing else. Registers may be saved on the stack around them, for the slow
-/// paths.
+/// Whether an instruction belongs to the frame of a function: the slow paths want one, and what calls the function has
+/// one of its own when it takes the fast path without a call.
+fn is_of_the_frame(at: &Instruction) -> bool {
+    let stack = |register| matches!(register, Register::RSP | Register::RBP);
+    match at.mnemonic() {
+        Mnemonic::Push | Mnemonic::Pop | Mnemonic::Ret => true,
+        Mnemonic::Mov | Mnemonic::Add | Mnemonic::Sub | Mnemonic::Lea => {
+            at.op0_kind() == OpKind::Register && stack(at.op0_register())
+        }
+        _ => false,
+    }
+}
+
+/// Whether a path is a get and a put and nothing else, but for a frame.
 fn judge(path: &[Instruction]) -> Result<()> {
     let shown = || format!("{:?}", mnemonics(path));
     ensure!(!path.iter().any(Instruction::has_lock_prefix), "a locked instruction: {}", shown());
-    let work: Vec<&Instruction> = path
-        .iter()
-        .filter(|at| !matches!(at.mnemonic(), Mnemonic::Push | Mnemonic::Pop | Mnemonic::Ret))
-        .collect();
+    let work: Vec<&Instruction> = path.iter().filter(|at| !is_of_the_frame(at)).collect();
     let [get @ .., _, _, _, _] = work.as_slice() else { bail!("too short: {}", shown()) };
     ensure!(work.len() == 8, "not twice four instructions: {}", shown());
     for (four, add) in [(get, Mnemonic::Inc), (&work[4..], Mnemonic::Dec)] {
@@ -134,11 +157,15 @@ mod tests {
     #[test]
     fn a_get_and_a_put_are_known() {
         assert_eq!(judged(&code(&[0x65, 0x48, 0xff, 0x00])), Ok(()));
-        // The same between `push rbx` and `pop rbx`, with a jump over something else.
-        let mut saved = [&[0x53][..], &code(&[0x65, 0x48, 0xff, 0x00])].concat();
-        saved.pop();
-        saved.extend([0xeb, 0x01, 0xcc, 0x5b, 0xc3]);
-        assert!(judged(&saved).unwrap_err().contains("not twice four"), "a jump is an instruction too");
+        // The same between `push rbp; mov rbp,rsp; push rax` and `add rsp,8; pop rbp; ret`.
+        let mut framed = [&[0x55, 0x48, 0x89, 0xe5, 0x50][..], &code(&[0x65, 0x48, 0xff, 0x00])].concat();
+        framed.pop();
+        let end = framed.len();
+        framed.extend([0x48, 0x83, 0xc4, 0x08, 0x5d, 0xc3]);
+        assert_eq!(judged(&framed), Ok(()));
+        // A jump over something else is an instruction too.
+        framed.splice(end..end, [0xeb, 0x01, 0xcc]);
+        assert!(judged(&framed).unwrap_err().contains("not twice four"));
     }
 
     #[test]
