@@ -171,7 +171,7 @@ fn portable_paths() -> Vec<String> {
 }
 
 /// Finds the path of `binary` in Cargo's messages.
-fn executable(messages: &[u8], binary: &str) -> Option<PathBuf> {
+pub(crate) fn executable(messages: &[u8], binary: &str) -> Option<PathBuf> {
     messages
         .split(|byte| *byte == b'\n')
         .filter_map(|line| serde_json::from_slice::<serde_json::Value>(line).ok())

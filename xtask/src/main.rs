@@ -1,6 +1,7 @@
 //! Builds, runs and tests Ebb.
 
 mod bare;
+mod bench;
 mod build;
 mod console;
 mod cpio;
@@ -49,6 +50,11 @@ enum Command {
     /// Each case has its own bound, and its own process or its own record from a guest; none is judged by its text.
     /// Ends with the counts, and with an error if a case failed.
     Test(test::Args),
+    /// Measure, beside what others offer for the same.
+    ///
+    /// Prints a table; `--json` has the same for programs. Figures from a machine that does other things, or that is
+    /// emulated, are comparisons.
+    Bench(bench::Args),
     /// Write the image and a configuration for `xl`, for a Xen host of your own.
     Image(image::Args),
 }
@@ -59,6 +65,7 @@ fn main() -> ExitCode {
         Command::Build(args) => args.run(),
         Command::Run(args) => run::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Image(args) => image::run(&args),
     };
     match result {

@@ -17,6 +17,7 @@ extern crate alloc;
 mod conformance;
 mod console;
 mod domain;
+mod fast_path;
 mod faults;
 mod percpu;
 mod smp;

@@ -1,9 +1,10 @@
 //! Guest tests on bare QEMU: the fast path for processor and memory, without a hypervisor.
 
+use super::fast_path;
 use super::guest::{self, End, Guest, Watch};
 use super::outcome::{Case, Outcome, Results, Rung};
 use crate::bare::{BareConfig, BareEnding, BareGuest};
-use crate::build::{self, Image};
+use crate::build::{self, Built, Image};
 use crate::console::Event;
 use crate::setup;
 use anyhow::Result;
@@ -43,7 +44,8 @@ const SHAPES: [Shape; 10] = [
 pub(crate) fn run(filter: Option<&str>, out: &Path, results: &mut Results) -> Result<()> {
     let begun = Instant::now();
     setup::ensure_qemu()?;
-    let tests = build::build(Image::GuestTests)?.image;
+    let Built { image: tests, debug, .. } = build::build(Image::GuestTests)?;
+    fast_path::in_the_image(&debug, filter, results);
     for shape in &SHAPES {
         let mut machine = Bare { shape, image: &tests, out, boots: 0 };
         guest::run(Rung::Qemu, shape.name, &mut machine, shape.only, filter, results)?;
