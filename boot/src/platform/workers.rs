@@ -17,7 +17,9 @@ const PATIENCE_NS: u64 = 20_000_000;
 
 /// Begins them.
 pub(super) fn start() {
-    match threads().spawn("rcu", drive_rcu) {
+    // It stays on the boot CPU: woken by somebody there who waits for a grace period himself, it would else go to a
+    // CPU that halts, and the grace period would have to wait for that one to come up and settle again.
+    match threads().spawn_on(CpuId::BOOT, "rcu", drive_rcu) {
         Ok(thread) => thread.detach(),
         Err(error) => super::stop(error),
     }

@@ -284,7 +284,7 @@ case!("percpu.s046_switches_of_mode_under_load_are_exact", |machine| {
 });
 
 case!("percpu.s046_switches_of_mode_at_rest_are_exact", |machine| {
-    const SWITCHES: u64 = 2_000;
+    const SWITCHES: u64 = 200;
     let clean = Clean::begin();
     let (count, seen) = count("s046", Start::Percpu)?;
     let owner = count.owner().map_err(misuse)?;
@@ -553,7 +553,7 @@ case!("percpu.s077_adds_in_interrupts_keep_the_batch_bound", |machine| {
             })
         })
         .collect::<Result<_, _>>()?;
-    for _ in 0..500 {
+    for _ in 0..100 {
         cpus.call_all(add_in_interrupt, 0).map_err(|(cpu, error)| failed(&format!("{cpu}"))(&error))?;
     }
     users.into_iter().for_each(Thread::join);
@@ -601,8 +601,8 @@ fn history(seed: u64, operations: u64) -> Result<(), Not> {
                 let got = count.tryget_live().is_some();
                 ensure(got == oracle.alive, &format!("seed {seed} step {step}: tryget_live"))?;
             }
-            970..992 => threads().yield_now(),
-            992..996 => match (owner.take(), dying.take()) {
+            970..996 => threads().yield_now(),
+            996..998 => match (owner.take(), dying.take()) {
                 (Some(alive), _) => {
                     let was_sticky = oracle.sticky;
                     dying = Some(alive.kill_and_confirm());
@@ -622,7 +622,7 @@ fn history(seed: u64, operations: u64) -> Result<(), Not> {
                 }
                 (None, None) => return Err("neither alive nor dying".into()),
             },
-            996.. => {
+            998.. => {
                 if let Some(owner) = &owner {
                     if oracle.sticky {
                         owner.switch_to_percpu().map_err(misuse)?;
@@ -649,9 +649,9 @@ fn history(seed: u64, operations: u64) -> Result<(), Not> {
     same("the block was freed", Arc::strong_count(&seen), 1)
 }
 
-/// A quarter of a million operations of histories that run side by side.
+/// An eighth of a million operations of histories that run side by side.
 fn histories(machine: &'static Machine, first_seed: u64) -> Result<(), Not> {
-    const OPERATIONS: u64 = 250_000;
+    const OPERATIONS: u64 = 125_000;
     const LENGTH: u64 = 2_500;
     let clean = Clean::begin();
     let players = 2 * machine.cpus().count() as u64;
@@ -671,6 +671,10 @@ case!("percpu.s010_a_million_operations_agree_with_the_oracle_1", |machine| hist
 case!("percpu.s010_a_million_operations_agree_with_the_oracle_2", |machine| histories(machine, 1_000));
 case!("percpu.s010_a_million_operations_agree_with_the_oracle_3", |machine| histories(machine, 2_000));
 case!("percpu.s010_a_million_operations_agree_with_the_oracle_4", |machine| histories(machine, 3_000));
+case!("percpu.s010_a_million_operations_agree_with_the_oracle_5", |machine| histories(machine, 4_000));
+case!("percpu.s010_a_million_operations_agree_with_the_oracle_6", |machine| histories(machine, 5_000));
+case!("percpu.s010_a_million_operations_agree_with_the_oracle_7", |machine| histories(machine, 6_000));
+case!("percpu.s010_a_million_operations_agree_with_the_oracle_8", |machine| histories(machine, 7_000));
 
 /// Everything at once for as long as it lasts: threads allocate and free, take and drop references, and are preempted,
 /// while lives end and begin.
