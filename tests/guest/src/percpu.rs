@@ -197,24 +197,30 @@ case!("percpu.s037_kill_and_puts_racing_release_once", |machine| {
     let clean = Clean::begin();
     let (count, seen) = count("s037", Start::Percpu)?;
     let stop = Arc::new(AtomicBool::new(false));
+    let used = Arc::new(AtomicU64::new(0));
     let users: Vec<_> = machine
         .cpus()
         .online()
         .iter()
         .map(|cpu| {
-            let (count, stop) = (Arc::clone(&count), Arc::clone(&stop));
+            let (count, stop, used) = (Arc::clone(&count), Arc::clone(&stop), Arc::clone(&used));
             spawn_on(cpu, "user", move || {
-                let mut got = 0_u64;
                 while !stop.load(Ordering::Relaxed) {
                     let held: Vec<_> = (0..4).filter_map(|_| count.tryget_live()).collect();
-                    got += held.len() as u64;
+                    used.fetch_add(held.len() as u64, Ordering::Relaxed);
                 }
-                got
             })
         })
         .collect::<Result<_, _>>()?;
     let mut owner = count.owner().map_err(misuse)?;
     for life in 1..=LIVES {
+        // Every tenth life is killed only when somebody has used it; the others at once.
+        if life % 10 == 0 {
+            let before = used.load(Ordering::Relaxed);
+            while used.load(Ordering::Relaxed) == before {
+                threads().yield_now();
+            }
+        }
         let dying = owner.kill_and_confirm();
         dying.wait_zero().map_err(misuse)?;
         same("releases and confirmations", seen.all(), [life, life, 0])?;
@@ -222,8 +228,8 @@ case!("percpu.s037_kill_and_puts_racing_release_once", |machine| {
         owner = dying.reinit().map_err(|refused| misuse(refused.why))?;
     }
     stop.store(true, Ordering::Relaxed);
-    let got: u64 = users.into_iter().map(Thread::join).sum();
-    ensure(got > 0, "nobody has used it")?;
+    users.into_iter().for_each(Thread::join);
+    ensure(used.load(Ordering::Relaxed) >= LIVES / 10, "nobody has used it")?;
     same("references", references(&count), 1)?;
     owner.kill().wait_zero().map_err(misuse)?;
     same("releases", seen.all(), [LIVES + 1, LIVES, 0])?;
