@@ -3,7 +3,7 @@
 //! Each CPU adopts what it came up with as its idle thread. The main function is a thread of the boot CPU; another
 //! thread drives RCU, and each CPU has one for what [`Cpus::run_on`](crate::Cpus::run_on) sends.
 //!
-//! An interrupt may end with a switch of threads ([`interrupt_exit`]). It is there that an interrupted fast path of
+//! An interrupt may end with a switch of threads (`interrupt_exit`). It is there that an interrupted fast path of
 //! a per-CPU reference is sent back to its beginning: see [`percpu::gs`].
 #![expect(unsafe_code, reason = "what the scheduler and RCU are told must be true")]
 
