@@ -16,6 +16,7 @@
 //! | [`arch`] | x86-64: page tables, traps, address layout |
 //! | [`mm`] | page frames and the kernel heap |
 //! | [`task`] | threads: scheduling, sleep, and what they wait for one another with |
+//! | [`tunable`] | what an operator may set: one table, values, xenstore |
 //! | [`xen`] | those traits over real hypercalls; events, clock, console, xenstore |
 //!
 //! Everything but `arch` and the hypercall instruction builds and is tested on the host.
@@ -34,6 +35,7 @@ pub mod report;
 pub mod smp;
 pub mod symbols;
 pub mod task;
+pub mod tunable;
 pub mod units;
 pub mod utc;
 pub mod xen;
