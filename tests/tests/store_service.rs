@@ -226,7 +226,8 @@ fn a_broken_connection_is_made_anew_with_all_watches() {
     service.watch("memory/target", &target);
     service.watch("data", &data);
     service.run(1);
-    (target.take(), data.take());
+    target.take();
+    data.take();
     // A header that promises more than the protocol allows.
     machine.store.borrow_mut().inject(GUEST, &[0xFF; 64]);
     machine.settle(10);
