@@ -1,0 +1,34 @@
+//! What an image runs: applications whose memory rises and falls, and that check every byte they stored.
+//!
+//! All bulk data comes from an allocator that the caller gives (paged memory in a guest, the global one on the
+//! host), all time from an [`Environment`], all chance from a seed: the same options under the same clock do the
+//! same operations in the same order. Refused memory is a value and never ends a run by itself; data that comes
+//! back wrong is counted, and the first case kept.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`environment`], [`progress`], [`run`] | clock and sleep; what is known while it runs; what is known after |
+//! | [`store`] | the checked memory under the applications |
+//! | [`content`], [`zipf`], [`random`], [`fixed`] | contents, popularity, chance, and their arithmetic without floats |
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod content;
+pub mod environment;
+pub mod fixed;
+pub mod mismatch;
+pub mod progress;
+pub mod random;
+pub mod run;
+pub mod store;
+pub mod virtual_time;
+pub mod zipf;
+
+pub use content::Values;
+pub use environment::Environment;
+pub use mismatch::{Fault, Mismatch};
+pub use progress::{Phase, Progress, Snapshot};
+pub use run::{End, FirstError, Outcome};
