@@ -7,8 +7,12 @@
 //!
 //! | module | what lives there |
 //! |---|---|
+//! | [`kv`] | a key-value store under a YCSB-like mix: load, serve, delete, idle, burst |
+//! | [`hog`] | memory held and touched at a rate |
+//! | [`trace`], [`player`] | the size and touch rate of a hog, over time, from a text |
+//! | [`options`] | the options of the command line |
 //! | [`environment`], [`progress`], [`run`] | clock and sleep; what is known while it runs; what is known after |
-//! | [`store`] | the checked memory under the applications |
+//! | [`store`], [`arena`] | the checked memory under the applications |
 //! | [`content`], [`zipf`], [`random`], [`fixed`] | contents, popularity, chance, and their arithmetic without floats |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -16,19 +20,28 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod arena;
 pub mod content;
 pub mod environment;
 pub mod fixed;
+pub mod hog;
+pub mod kv;
 pub mod mismatch;
+pub mod options;
+pub mod player;
 pub mod progress;
 pub mod random;
 pub mod run;
 pub mod store;
+pub mod trace;
 pub mod virtual_time;
+mod workload;
 pub mod zipf;
 
 pub use content::Values;
 pub use environment::Environment;
 pub use mismatch::{Fault, Mismatch};
+pub use options::{Kind, OptionError, Options};
 pub use progress::{Phase, Progress, Snapshot};
 pub use run::{End, FirstError, Outcome};
+pub use workload::{SetupError, Workload};

@@ -24,7 +24,7 @@ const MAX_BATCH: u64 = 1024;
 const MAX_SLEEP_NS: u64 = SECOND_NS / 4;
 
 /// Between two attempts to get memory that was refused.
-const RETRY_NS: u64 = SECOND_NS / 50;
+pub const RETRY_NS: u64 = SECOND_NS / 50;
 
 /// How long memory may be refused, without one success, until a run gives up: balloons and hosts answer within
 /// seconds.

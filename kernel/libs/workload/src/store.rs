@@ -205,6 +205,13 @@ impl<A: Allocator + Clone> Store<A> {
         }
     }
 
+    /// Flips a bit of a present item: for tests of those who read it.
+    #[cfg(test)]
+    pub(crate) fn flip(&mut self, item: u32, word: usize) {
+        let key = self.key(item);
+        self.map.get_mut(&key).unwrap()[word] ^= 1 << 13;
+    }
+
     /// Compares all of `item` with the ledger.
     fn check(&self, item: u32) -> Option<Mismatch> {
         let value = self.map.get(&self.key(item));
