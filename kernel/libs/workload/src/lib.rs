@@ -14,6 +14,20 @@
 //! | [`environment`], [`progress`], [`run`] | clock and sleep; what is known while it runs; what is known after |
 //! | [`store`], [`arena`] | the checked memory under the applications |
 //! | [`content`], [`zipf`], [`random`], [`fixed`] | contents, popularity, chance, and their arithmetic without floats |
+//!
+//! ```
+//! use workload::{Options, Progress, Workload, virtual_time::Clock};
+//!
+//! let pairs = [("workload", "kv"), ("workload.size_mib", "2"), ("workload.seconds", "10")];
+//! let options = Options::parse(pairs)?;
+//! let allocator = allocator_api2::alloc::Global;
+//! if let Some(mut workload) = Workload::from_options(&options, None, allocator)? {
+//!     static PROGRESS: Progress = Progress::new(); // other threads read PROGRESS.snapshot()
+//!     let outcome = workload.run(&mut Clock::new(200_000), &PROGRESS);
+//!     assert_eq!((outcome.word(), outcome.errors), ("done", 0));
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![no_std]
 #![forbid(unsafe_code)]
 

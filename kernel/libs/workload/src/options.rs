@@ -18,7 +18,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Their names, in the order of [`Kind::ALL`].
+    /// Their names, in the order of the variants.
     pub const WORDS: [&'static str; 4] = ["none", "kv", "hog", "trace"];
 
     /// All of them.
