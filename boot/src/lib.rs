@@ -34,6 +34,7 @@ mod machine;
 mod memory;
 mod options;
 pub mod output;
+pub mod paged;
 pub mod platform;
 mod space;
 mod stacks;
