@@ -283,4 +283,15 @@ mod tests {
         assert_eq!(options.set("workload.seconds", "7"), Ok(true));
         assert_eq!(options.seconds, Some(7));
     }
+
+    #[test]
+    fn the_documentation_says_what_the_table_says() {
+        let page = include_str!("../../../../docs/workloads.md");
+        let rows: std::vec::Vec<_> = page.lines().filter(|line| line.starts_with("| `workload")).collect();
+        let expected = OPTIONS.iter().map(|option| {
+            let accepted = option.accepted.to_string().replace('|', "\\|");
+            std::format!("| `{}` | {accepted} | {} |", option.name, option.help)
+        });
+        assert!(rows.into_iter().eq(expected), "docs/workloads.md differs from OPTIONS");
+    }
 }

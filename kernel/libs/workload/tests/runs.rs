@@ -146,7 +146,7 @@ fn a_run_without_end_goes_round_until_it_is_stopped() {
 
 #[test]
 fn a_run_stops_at_any_time() {
-    for tenth in (0..100).step_by(7) {
+    for tenth in (0..100).step_by(13) {
         for base in [kv(), hog(), Options { kind: Kind::Trace, ..hog() }] {
             let stop_ns = tenth * SECOND_NS / 10;
             let mut clock = Clock::new(OPERATION_NS).stopping_at(stop_ns);
