@@ -16,6 +16,7 @@
 //! | [`arch`] | x86-64: page tables, traps, address layout |
 //! | [`mm`] | page frames and the kernel heap |
 //! | [`task`] | threads: scheduling, sleep, and what they wait for one another with |
+//! | [`shell`] | the shell on the console |
 //! | [`tunable`] | what an operator may set: one table, values, xenstore |
 //! | [`xen`] | those traits over real hypercalls; events, clock, console, xenstore |
 //!
@@ -32,6 +33,7 @@ pub mod cmdline;
 pub mod mm;
 pub mod port;
 pub mod report;
+pub mod shell;
 pub mod smp;
 pub mod symbols;
 pub mod task;
