@@ -15,6 +15,7 @@
 //! | [`smp`] | several CPUs: messages, calls, TLB shootdown |
 //! | [`arch`] | x86-64: page tables, traps, address layout |
 //! | [`mm`] | page frames and the kernel heap |
+//! | [`balloon`] | memory that the guest does not need goes back to the hypervisor, and returns |
 //! | [`task`] | threads: scheduling, sleep, and what they wait for one another with |
 //! | [`shell`] | the shell on the console |
 //! | [`tunable`] | what an operator may set: one table, values, xenstore |
@@ -28,6 +29,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod arch;
+pub mod balloon;
 pub mod boot_info;
 pub mod cmdline;
 pub mod mm;
