@@ -18,6 +18,7 @@
 //! | [`balloon`] | memory that the guest does not need goes back to the hypervisor, and returns |
 //! | [`daemon`] | the worker: observe, decide, move |
 //! | [`task`] | threads: scheduling, sleep, and what they wait for one another with |
+//! | [`shell`] | the shell on the console |
 //! | [`tunable`] | what an operator may set: one table, values, xenstore |
 //! | [`xen`] | those traits over real hypercalls; events, clock, console, xenstore |
 //!
@@ -36,6 +37,7 @@ pub mod daemon;
 pub mod mm;
 pub mod port;
 pub mod report;
+pub mod shell;
 pub mod smp;
 pub mod symbols;
 pub mod task;
