@@ -24,6 +24,7 @@ mod smp;
 mod store;
 mod store_service;
 mod threads;
+mod tunables;
 
 use alloc::format;
 use alloc::string::String;
