@@ -2,8 +2,9 @@
 //!
 //! What comes is not trusted: only printable ASCII is kept and shown again, so that nothing typed can play tricks on the
 //! terminal or pass for a record of the harness; escape sequences, such as those of the arrow keys, are swallowed whole.
+//! What cannot be echoed is typed all the same.
 
-use alloc::string::String;
+use core::fmt::Write;
 
 /// The longest line, in characters.
 pub const LINE_MAX: usize = 256;
@@ -66,9 +67,9 @@ impl Editor {
         Self { text: [0; LINE_MAX], length, too_long, after_return, sequence }
     }
 
-    /// Takes one byte, and appends to `echo` what the terminal is to show for it: at most a few characters for each
+    /// Takes one byte, and writes to `echo` what the terminal is to show for it: at most a few characters for each
     /// character of the line.
-    pub fn feed(&mut self, byte: u8, echo: &mut String) -> Entered<'_> {
+    pub fn feed(&mut self, byte: u8, echo: &mut dyn Write) -> Entered<'_> {
         let after_return = core::mem::replace(&mut self.after_return, byte == b'\r');
         if byte == b'\n' && after_return {
             return Entered::Nothing;
@@ -78,30 +79,30 @@ impl Editor {
         }
         match byte {
             b'\r' | b'\n' => {
-                echo.push('\n');
+                let _ = echo.write_char('\n');
                 return self.complete();
             }
             CONTROL_C => {
-                echo.push_str("^C\n");
+                let _ = echo.write_str("^C\n");
                 (self.length, self.too_long) = (0, false);
                 return Entered::Dropped;
             }
             CONTROL_U => {
-                (0..self.length).for_each(|_| echo.push_str("\x08 \x08"));
+                let _ = (0..self.length).try_for_each(|_| echo.write_str("\x08 \x08"));
                 (self.length, self.too_long) = (0, false);
             }
             BACKSPACE | DELETE if self.length > 0 && !self.too_long => {
                 self.length -= 1;
-                echo.push_str("\x08 \x08");
+                let _ = echo.write_str("\x08 \x08");
             }
             b' '..=b'~' if self.length < LINE_MAX => {
                 self.text[self.length] = byte;
                 self.length += 1;
-                echo.push(char::from(byte));
+                let _ = echo.write_char(char::from(byte));
             }
             b' '..=b'~' if !self.too_long => {
                 self.too_long = true;
-                echo.push(BELL);
+                let _ = echo.write_char(BELL);
             }
             ESCAPE => self.sequence = Sequence::Begun,
             _ => {}

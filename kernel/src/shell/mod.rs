@@ -1,14 +1,13 @@
 //! The shell on the console: a line in, text out.
 //!
 //! [`Shell::feed`] takes the bytes that somebody typed, whatever they are, and [`run`] obeys one line. Neither waits
-//! nor prints: what is to be shown is appended to a text, whose caller shows it when and where it likes.
+//! nor allocates: what is to be shown goes to a writer, as it comes.
 
 mod line;
 
 pub use line::{Editor, Entered, LINE_MAX};
 
 use crate::tunable::{Declaration, Id, Initial, Tunables};
-use alloc::string::String;
 use core::fmt::{self, Write};
 
 /// What a line begins with.
@@ -53,14 +52,14 @@ impl Shell {
         Self { editor: Editor::new() }
     }
 
-    /// Takes what was typed: appends to `out` what is to be shown, and obeys each line that is complete. Allocates for
-    /// `out` only.
+    /// Takes what was typed: writes to `out` what is to be shown, and obeys each line that is complete. A writer that
+    /// fails loses text, and nothing else.
     pub fn feed(
         &mut self,
         typed: &[u8],
         tunables: &Tunables,
         stats: &dyn Stats,
-        out: &mut String,
+        out: &mut dyn Write,
     ) -> Outcome {
         let mut outcome = Outcome::default();
         for byte in typed {
@@ -72,17 +71,17 @@ impl Shell {
                 }
                 Entered::Dropped => {}
             }
-            out.push_str(PROMPT);
+            let _ = out.write_str(PROMPT);
         }
         outcome
     }
 }
 
-/// Obeys one line, and appends the answer to `out`. No input is an error that anybody must handle.
-pub fn run(line: &str, tunables: &Tunables, stats: &dyn Stats, out: &mut String) -> Outcome {
+/// Obeys one line, and writes the answer to `out`. No input is an error that anybody must handle.
+pub fn run(line: &str, tunables: &Tunables, stats: &dyn Stats, out: &mut dyn Write) -> Outcome {
     let mut words = line.split_ascii_whitespace();
     let (command, arguments) = (words.next(), [words.next(), words.next(), words.next()]);
-    // Writing to a `String` never fails.
+    // Who cannot show the answer cannot be told that either.
     let _ = match (command, arguments) {
         (None, _) => Ok(()),
         (Some("help" | "?"), [None, ..]) => out.write_str(HELP),
@@ -93,10 +92,9 @@ pub fn run(line: &str, tunables: &Tunables, stats: &dyn Stats, out: &mut String)
             Err(refusal) => writeln!(out, "{refusal}"),
         },
         (Some("set"), [Some(name), Some(value), None]) => {
-            return match set(name, value, tunables, out) {
-                Ok(outcome) => outcome,
-                Err(fmt::Error) => Outcome::default(),
-            };
+            let mut outcome = Outcome::default();
+            let written = set(name, value, tunables, &mut outcome, out);
+            return written.map_or(outcome, |()| outcome);
         }
         (Some("set"), _) => writeln!(out, "set NAME VALUE"),
         (Some("get"), _) => writeln!(out, "get NAME"),
@@ -107,7 +105,7 @@ pub fn run(line: &str, tunables: &Tunables, stats: &dyn Stats, out: &mut String)
 }
 
 /// A tunable's value with its unit.
-fn value(id: Id, tunables: &Tunables, out: &mut String) -> fmt::Result {
+fn value(id: Id, tunables: &Tunables, out: &mut dyn Write) -> fmt::Result {
     let Declaration { unit, .. } = id.declaration();
     let space = if unit.is_empty() { "" } else { " " };
     match tunables.text(id) {
@@ -116,45 +114,47 @@ fn value(id: Id, tunables: &Tunables, out: &mut String) -> fmt::Result {
     }
 }
 
-fn get(id: Id, tunables: &Tunables, out: &mut String) -> fmt::Result {
+fn get(id: Id, tunables: &Tunables, out: &mut dyn Write) -> fmt::Result {
     let Declaration { path, kind, unit, initial, help, .. } = id.declaration();
     write!(out, "{path} = ")?;
     value(id, tunables, out)?;
     let space = if unit.is_empty() { "" } else { " " };
     write!(out, "\n  {help}\n  takes {kind}{space}{unit}; at start ")?;
     match initial {
-        Initial::Value(_) => writeln!(
-            out,
-            "{}",
-            Tunables::new().text(id).map_or_else(String::new, |text| alloc::format!("{text}"))
-        ),
+        Initial::Value(_) => match Tunables::new().text(id) {
+            Some(text) => writeln!(out, "{text}"),
+            None => Ok(()),
+        },
         Initial::AtStart(how) => writeln!(out, "{how}"),
     }
 }
 
-fn set(name: &str, text: &str, tunables: &Tunables, out: &mut String) -> Result<Outcome, fmt::Error> {
+fn set(
+    name: &str,
+    text: &str,
+    tunables: &Tunables,
+    outcome: &mut Outcome,
+    out: &mut dyn Write,
+) -> fmt::Result {
     let set = tunables.named(name).and_then(|id| tunables.set(id, text).map(|changed| (id, changed)));
     match set {
         Ok((id, changed)) => {
+            outcome.set = true;
             write!(out, "{} = ", id.declaration().path)?;
             value(id, tunables, out)?;
-            writeln!(out, "{}", if changed { "" } else { ", as before" })?;
-            Ok(Outcome { set: true })
+            writeln!(out, "{}", if changed { "" } else { ", as before" })
         }
-        Err(refusal) => {
-            writeln!(out, "{refusal}")?;
-            Ok(Outcome::default())
-        }
+        Err(refusal) => writeln!(out, "{refusal}"),
     }
 }
 
-fn list(prefix: &str, tunables: &Tunables, out: &mut String) -> fmt::Result {
+fn list(prefix: &str, tunables: &Tunables, out: &mut dyn Write) -> fmt::Result {
     let mut found = false;
     for id in tunables.offered().filter(|id| id.declaration().path.starts_with(prefix)) {
         found = true;
         write!(out, "{} = ", id.declaration().path)?;
         value(id, tunables, out)?;
-        out.push('\n');
+        out.write_char('\n')?;
     }
     if found { Ok(()) } else { writeln!(out, "no tunable that this guest obeys begins so") }
 }

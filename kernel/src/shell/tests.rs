@@ -1,6 +1,7 @@
 use super::*;
 use crate::tunable::Group;
 use proptest::prelude::*;
+use std::string::String;
 
 struct Figures;
 

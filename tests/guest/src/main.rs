@@ -25,6 +25,7 @@ mod smp;
 mod store;
 mod store_service;
 mod threads;
+mod tunables;
 
 use alloc::format;
 use alloc::string::String;
