@@ -14,4 +14,4 @@ mod session;
 
 pub(crate) use guest::{Ending, Guest, GuestConfig};
 pub(crate) use memory::Look;
-pub(crate) use session::{HostConfig, Session};
+pub(crate) use session::{DOM0_MIB, HostConfig, Session, XEN_MIB};

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 /// What dom0 gets of the host's memory.
 pub(crate) const DOM0_MIB: u32 = 384;
 /// What Xen itself needs, and what its books on each guest may come to.
-const XEN_MIB: u32 = 192;
+pub(crate) const XEN_MIB: u32 = 192;
 /// QEMU starts and connects at once, or not at all.
 const CONNECT_BOUND: Duration = Duration::from_secs(30);
 /// Dom0 is ready after 6 s on an idle machine under emulation.
