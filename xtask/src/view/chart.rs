@@ -19,7 +19,7 @@ const HEIGHT: f64 = 580.0;
 /// Where a line's legend stands.
 const LEGEND: f64 = 52.0;
 /// How wide a letter is, about.
-const LETTER: f64 = 6.5;
+const LETTER: f64 = 6.8;
 
 /// The host's view, and the colours of several guests.
 const COLOURS: [&str; 8] =
@@ -57,13 +57,13 @@ fn one(timeline: &Timeline, track: &Track) -> String {
     let series = [
         Series {
             name: "host",
-            explained: "what Xen says it has",
+            explained: "what Xen counts",
             stroke: stroke(HOST, 2.5, ""),
             points: host.clone(),
         },
         Series {
             name: "guest",
-            explained: "what the guest says it has",
+            explained: "what it counts",
             stroke: stroke(RESERVATION, 1.5, "6 3"),
             points: of(|sample| sample.reservation_kib),
         },
@@ -82,7 +82,7 @@ fn one(timeline: &Timeline, track: &Track) -> String {
     ];
     let largest =
         series.iter().flat_map(|series| &series.points).fold(0.0, |most: f64, point| most.max(point.1));
-    let time = Axis::decimal(timeline.end_ms() as f64 / 1000.0, 12);
+    let time = Axis::decimal(timeline.end_ms() as f64 / 1000.0, 12).cut(timeline.end_ms() as f64 / 1000.0);
     let panel = Panel {
         left: LEFT,
         top: MEMORY_TOP,
@@ -95,7 +95,7 @@ fn one(timeline: &Timeline, track: &Track) -> String {
     svg.heading((LEFT, 24.0), &format!("Memory of the guest {}", track.name));
     let mut legend = Legend { x: LEFT };
     for series in series.iter().filter(|series| !series.points.is_empty()) {
-        legend.entry(&mut svg, series.stroke, &format!("{}: {}", series.name, series.explained));
+        legend.entry(&mut svg, series.stroke, &format!("{} ({})", series.name, series.explained));
     }
     panel.values(&mut svg, "MiB", |value| format!("{value:.0}"));
     phases(&mut svg, &panel, track);
@@ -119,7 +119,7 @@ fn several(timeline: &Timeline, tracks: &[Track]) -> String {
     let capacity = timeline.capacity_kib().map(mib);
     let peaks: u64 = tracks.iter().filter_map(|track| track.host.iter().map(|point| point.kib).max()).sum();
     let peaks = mib(peaks);
-    let time = Axis::decimal(timeline.end_ms() as f64 / 1000.0, 12);
+    let time = Axis::decimal(timeline.end_ms() as f64 / 1000.0, 12).cut(timeline.end_ms() as f64 / 1000.0);
     let panel = Panel {
         left: LEFT,
         top: MEMORY_TOP,
@@ -209,14 +209,15 @@ fn work(svg: &mut Svg, time: Axis, tracks: &[(&Track, &'static str)]) {
 
 /// What the guest's application was doing, above the lines.
 fn phases(svg: &mut Svg, panel: &Panel, track: &Track) {
-    let mut free_from = 0.0;
+    // Where the text of each row ends; the upper one is for what does not fit into the lower.
+    let mut rows = [(6.0, 0.0), (19.0, 0.0)];
     for (at_ms, phase) in track.phases() {
         let (x, _) = panel.place(at_ms, 0.0);
         let stroke = Stroke { colour: INK, width: 0.7, dashes: "1 3" };
         svg.line(&[(x, panel.top - 14.0), (x, panel.bottom())], stroke);
-        if x >= free_from {
-            svg.text((x + 3.0, panel.top - 6.0), Anchor::Start, INK, phase);
-            free_from = x + 3.0 + LETTER * phase.chars().count() as f64;
+        if let Some((above, free_from)) = rows.iter_mut().find(|(_, free_from)| x >= *free_from) {
+            svg.text((x + 3.0, panel.top - *above), Anchor::Start, INK, phase);
+            *free_from = x + 3.0 + LETTER * phase.chars().count() as f64;
         }
     }
 }
@@ -230,7 +231,7 @@ impl Legend {
     fn entry(&mut self, svg: &mut Svg, stroke: Stroke<'_>, text: &str) {
         svg.line(&[(self.x, LEGEND - 4.0), (self.x + 22.0, LEGEND - 4.0)], stroke);
         svg.text((self.x + 28.0, LEGEND), Anchor::Start, INK, text);
-        self.x += 28.0 + LETTER * text.chars().count() as f64 + 18.0;
+        self.x += 28.0 + LETTER * text.chars().count() as f64 + 14.0;
     }
 }
 

@@ -35,7 +35,7 @@ fn one_guest_has_every_line_and_its_end() {
     check_well_formed(&svg);
     for wanted in [
         "Memory of the guest ebb &amp; co",
-        "host: what Xen",
+        "host (what Xen counts)",
         ">committed ",
         ">MiB<",
         ">work/s<",

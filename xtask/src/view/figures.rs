@@ -119,7 +119,7 @@ mod tests {
     fn what_was_not_taken_is_none() {
         assert_eq!(of(&Track::default(), &(0..=10)), Figures::default());
         assert_eq!(of_all(&Timeline::default(), &[]), Figures::default());
-        assert_eq!(of_all(&Timeline::default(), &[5..=2]), Figures::default());
+        assert_eq!(of_all(&Timeline::default(), &[2..=5, 7..=9]), Figures::default());
         let host_only = of(&track(&[(5, 100)], &[]), &(0..=10));
         assert_eq!(
             host_only,

@@ -63,7 +63,12 @@ impl Panel {
             svg.line(&[(x, bottom), (x, bottom + 4.0)], Stroke { colour: INK, width: 1.0, dashes: "" });
             svg.text((x, bottom + 18.0), Anchor::Middle, INK, &format!("{mark:.0}"));
         }
-        svg.text((self.right(), bottom + 34.0), Anchor::End, INK, "seconds since the guest was asked for");
+        svg.text(
+            (self.right(), bottom + 34.0),
+            Anchor::End,
+            INK,
+            "seconds since the first guest was asked for",
+        );
     }
 
     /// A line through samples, which is broken where samples are missing.

@@ -28,9 +28,16 @@ impl Axis {
         Self { step, end: step * (largest / step).ceil().max(1.0) }
     }
 
+    /// The same marks on an axis that ends with the largest value.
+    pub(crate) fn cut(self, largest: f64) -> Self {
+        let end = if largest > 0.0 { largest.min(self.end) } else { self.end };
+        Self { end, ..self }
+    }
+
     /// The marks, from 0 to the end.
     pub(crate) fn marks(self) -> impl Iterator<Item = f64> {
-        let count = (self.end / self.step).round() as u32;
+        // Rounding must not lose the last.
+        let count = (self.end / self.step + 1e-9) as u32;
         (0..=count).map(move |mark| f64::from(mark) * self.step)
     }
 }
@@ -69,6 +76,9 @@ mod tests {
         assert_eq!(Axis::mib(257.0, 6), Axis { step: 64.0, end: 320.0 });
         assert_eq!(Axis::mib(256.0, 4).marks().collect::<Vec<_>>(), [0.0, 64.0, 128.0, 192.0, 256.0]);
         assert_eq!(Axis::decimal(61.0, 7), Axis { step: 10.0, end: 70.0 });
+        let cut = Axis::decimal(61.0, 7).cut(61.0);
+        assert_eq!((cut.end, cut.marks().last()), (61.0, Some(60.0)));
+        assert_eq!(Axis::decimal(0.0, 7).cut(0.0).end, 1.0);
         assert_eq!(Axis::decimal(0.3, 7), Axis { step: 1.0, end: 1.0 });
     }
 

@@ -246,8 +246,7 @@ mod tests {
     fn a_frame_looks_like_this() {
         let frame: Vec<String> =
             frame(&falling(), 60, 20).iter().map(|row| plain(row).trim_end().to_owned()).collect();
-        let expected = "\
-    MiB ebb · serve[2J · 20k work/s
+        let expected = "    MiB ebb · serve[2J · 20k work/s
     256┤⠉⠉⠉⠉⠉⠉⠉⠉⠉⠉⠉⠉⠉⠉⠉⠉⠉⠉⠉⠉⠉⠉⠉⠉⠉⢹
     192┤                         ⢸
     128┤                         ⢸
