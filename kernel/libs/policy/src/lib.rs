@@ -86,3 +86,8 @@ pub use settings::{Arithmetic, Generation, Policy, Settings, Tunable};
 
 /// Frames of 4 KiB in a MiB.
 pub const FRAMES_PER_MIB: u64 = 256;
+
+/// The example of the README, as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

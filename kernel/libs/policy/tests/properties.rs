@@ -183,8 +183,8 @@ proptest! {
     #[test]
     fn the_floor_is_never_above_what_the_domain_can_have(settings in settings(), observation in observation()) {
         let most = observation.usable_from_reservation(observation.limit_frames());
-        prop_assert!(selfballoon::floor(&settings, &observation).frames <= most);
-        prop_assert!(pressure::floor(&settings, &observation).frames <= most);
+        prop_assert!(selfballoon::floor_of(&settings, &observation).frames <= most);
+        prop_assert!(pressure::floor_of(&settings, &observation).frames <= most);
     }
 
     /// A run goes towards the goal, or the floor if that is higher, and never past it.

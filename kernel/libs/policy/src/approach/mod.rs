@@ -125,6 +125,18 @@ fn wish(settings: &Settings, state: &State, observation: &Observation) -> (Wish,
     }
 }
 
+/// Whether a change of settings wants a run now, rather than when the next one is due.
+///
+/// As in the original, switching on what was off schedules the worker if it has stopped, and a switch that finds it
+/// running waits for its turn. Beyond the original: selfballooning switched either way, or another policy, takes
+/// effect at once, since off means that the toolstack's target holds.
+#[must_use]
+pub fn wants_a_run(before: &Settings, after: &Settings) -> bool {
+    let stopped = next_run_s(before).is_none();
+    let runs = next_run_s(after).is_some();
+    (stopped && runs) || before.selfballooning != after.selfballooning || before.policy != after.policy
+}
+
 fn next_run_s(settings: &Settings) -> Option<u64> {
     if !settings.selfballooning && !settings.frontswap_selfshrinking {
         return None;

@@ -1,6 +1,6 @@
 //! The driver's own rules: off, urgent, ceiling, delay, room.
 
-use super::{Decision, State, decide};
+use super::{Decision, State, decide, wants_a_run};
 use crate::selfshrink::Action;
 use crate::{Arithmetic, Observation, Policy, Reason, Settings};
 
@@ -84,6 +84,27 @@ fn delays() {
     // 17_179_870 * 250 = 2^32 + 204
     assert_eq!(interval(17_179_870, Arithmetic::Compatible), Some(1));
     assert_eq!(interval(17_179_870, Arithmetic::Fixed), Some(17_179_870));
+}
+
+#[test]
+fn a_change_of_settings_wants_a_run_when_it_changes_who_decides() {
+    let with = |selfballooning, frontswap_selfshrinking| Settings {
+        selfballooning,
+        frontswap_selfshrinking,
+        ..Settings::default()
+    };
+    for (before, after, expected) in [
+        (with(false, false), with(false, true), true),
+        (with(true, false), with(true, true), false),
+        (with(true, true), with(true, false), false),
+        (with(false, true), with(true, true), true),
+        (with(true, true), with(false, true), true),
+        (with(false, true), with(false, false), false),
+        (Settings::default(), Settings { policy: Policy::Pressure, ..Settings::default() }, true),
+        (Settings::default(), Settings { selfballoon_interval: 1, ..Settings::default() }, false),
+    ] {
+        assert_eq!(wants_a_run(&before, &after), expected, "{before:?} {after:?}");
+    }
 }
 
 #[test]

@@ -253,7 +253,7 @@ fn go_down(clock: Clock, holds: u64, goal: u64, headroom: u64) -> (u64, Reason) 
 /// The automatic floor of the committed policy makes up for what commitments do not count. Here everything in use
 /// is counted.
 #[must_use]
-pub fn floor(settings: &Settings, observation: &Observation) -> Floor {
+pub fn floor_of(settings: &Settings, observation: &Observation) -> Floor {
     let limit = observation.usable_from_reservation(observation.limit_frames());
     whole_floor(settings, observation).limited(limit)
 }

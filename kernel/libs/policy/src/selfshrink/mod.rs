@@ -68,6 +68,12 @@ impl State {
         self.fruitless >= STALLED_AFTER
     }
 
+    /// The countdown starts again. The original does this when `frontswap_inertia` is written.
+    #[must_use]
+    pub fn reload(self, settings: &Settings) -> Self {
+        Self { countdown: settings.frontswap_inertia, ..self }
+    }
+
     /// One run: frontswap holds `held_frames`, and `room_frames` can be brought home without taking free memory
     /// below its watermark (only the fixed arithmetic looks at this).
     #[must_use]
