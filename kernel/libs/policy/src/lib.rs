@@ -7,10 +7,10 @@
 //!
 //! | module | what lives there |
 //! |---|---|
-//! | [`selfballoon`] | the policy of Linux's xen-selfballoon driver: hold what is *committed*, approach it slowly downwards |
-//! | [`selfshrink`] | frontswap self-shrinking: bring swapped pages home when swapping has been quiet |
-//! | [`pressure`] | a second policy: hold what is *used*, with headroom for bursts, learnt from stalls and refaults |
-//! | [`approach`] | what a periodic worker calls: picks the policy, applies ceiling and floor, says when to run again |
+//! | [`selfballoon`] | Linux's xen-selfballoon: hold what is *committed*, go down to it slowly |
+//! | [`selfshrink`] | bring pages home from frontswap when swapping has been quiet |
+//! | [`pressure`] | another: hold what is *used*, and a headroom learnt from stalls and refaults |
+//! | [`approach`] | what a periodic worker calls: policy, ceiling, floor, the next run |
 //! | [`boot`] | what is on and what is off, from boot options, and why |
 //! | [`settings`] | every tunable with its range, default and meaning |
 //!
