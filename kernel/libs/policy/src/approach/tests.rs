@@ -126,6 +126,21 @@ fn a_shrink_leaves_the_watermark_and_the_headroom() {
 }
 
 #[test]
+fn self_shrinking_rests_while_the_pressure_policy_probes() {
+    let mut observation = domain();
+    (observation.frontswap_frames, observation.activity.evictable) = (1000, true);
+    let shrink = |policy, pressure_probe, frontswap_selfshrinking| {
+        let settings = Settings { policy, pressure_probe, frontswap_selfshrinking, ..Settings::default() };
+        let (decision, state) = decide(&settings, &State::default(), &observation);
+        (decision.shrink, state.shrink == State::default().shrink)
+    };
+    assert_eq!(shrink(Policy::Pressure, true, true), (Action::Held, true));
+    assert_eq!(shrink(Policy::Pressure, true, false), (Action::Off, true));
+    assert_eq!(shrink(Policy::Pressure, false, true), (Action::Reload, false));
+    assert_eq!(shrink(Policy::Committed, true, true), (Action::Reload, false));
+}
+
+#[test]
 fn a_stalled_shrink_is_not_counted_in_the_goal() {
     let settings = Settings { frontswap_inertia: 1, selfballoon_reserved_mb: Some(0), ..Settings::default() };
     let observation = Observation { frontswap_frames: 1000, frontswap_enabled: true, ..domain() };

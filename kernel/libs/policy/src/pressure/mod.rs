@@ -39,9 +39,9 @@
 //! filtered input without feedback: a bounded load gives a bounded goal, a constant one a constant goal, and a swing
 //! of size x and period P moves the goal by about x·P/decay at most. The loops that are closed all lead away from
 //! pressure quickly and back slowly: a stall adds headroom, which removes stalls; it decays over 3·decay. Eviction
-//! is additive, its end is immediate, and its repetition backs off exponentially, so that each cycle costs at most
-//! a sixteenth of the inactive pages, and cycles come at most every 320 s on a load that keeps proving it needs
-//! them.
+//! goes on in small parts until the first pages come back, its end is immediate, and its repetition backs off
+//! exponentially: a load that keeps proving that it needs its pages is probed every 320 s. While the policy probes,
+//! self-shrinking rests, or it would call home what was just found unneeded.
 
 use crate::math::{mib_frames, scale};
 use crate::selfballoon::floor::{Floor, Regime};
@@ -212,6 +212,12 @@ pub fn decide(settings: &Settings, state: &State, observation: &Observation) -> 
     (answer, state)
 }
 
+/// Whether the policy looks for pages that nobody uses.
+#[must_use]
+pub fn probes(settings: &Settings, observation: &Observation) -> bool {
+    settings.pressure_probe && observation.activity.evictable
+}
+
 /// How many pages to evict, the hold that is left and the next one.
 fn probe(
     settings: &Settings,
@@ -226,7 +232,7 @@ fn probe(
     }
     let left = state.hold_left_ns.saturating_sub(clock.elapsed);
     let activity = &observation.activity;
-    if left > 0 || !settings.pressure_probe || !activity.evictable || observation.urgent {
+    if left > 0 || !probes(settings, observation) || observation.urgent {
         return (0, left, next);
     }
     let part = activity.inactive_frames / PROBE_PART;

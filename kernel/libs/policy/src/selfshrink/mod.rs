@@ -54,6 +54,8 @@ pub enum Action {
         /// Pages to leave in frontswap.
         to_frames: u64,
     },
+    /// The pressure policy is probing: what it pushed out as unneeded comes home when it is touched, not before.
+    Held,
     /// It is time, but there is no room; the next run tries again.
     NoRoom,
     /// A hysteresis of 0: the original would stop the machine here (its arithmetic only).
