@@ -34,10 +34,14 @@ mod machine;
 mod memory;
 mod options;
 pub mod output;
+pub mod paged;
 pub mod platform;
+pub mod shell;
 mod space;
 mod stacks;
 mod start;
+pub mod store_service;
+pub mod tunables;
 
 pub use cpus::Cpus;
 pub use domain::Domain;
@@ -47,6 +51,8 @@ pub use machine::{Machine, OnXen};
 pub use output::report;
 pub use platform::{Kernel, rcu, threads};
 pub use stacks::{NamedStack, set_other_stacks};
+pub use store_service::StoreService;
+pub use tunables::tunables;
 
 /// Names the function that runs once the machine is up, `fn(&'static Machine) -> Outcome`, and the options that
 /// it understands on the kernel command line, a `&'static [Opt]`.

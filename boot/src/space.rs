@@ -55,3 +55,9 @@ pub(crate) fn map(address: u64, frames: FrameRange) -> Result<(), MapError> {
         Ok(())
     })
 }
+
+/// The page directory on the way to `address`, made if need be; `None` if there is no frame for it. Any context; never
+/// blocks. The part of the address space must be the caller's own.
+pub(crate) fn directory(address: u64) -> Option<Gfn> {
+    without_interrupts(|| SPACE.lock().as_mut()?.directory(address).ok())
+}

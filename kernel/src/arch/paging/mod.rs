@@ -4,6 +4,7 @@
 //! executable. [`space`] holds the layout of the kernel's own address space. Nothing here executes an instruction:
 //! whoever changes a live table also invalidates the translation.
 
+mod block;
 pub mod space;
 pub mod window;
 
@@ -167,6 +168,11 @@ impl<T: Tables> AddressSpace<T> {
         self.root
     }
 
+    /// The access to the tables. What is changed by it behind the address space's back is the caller's affair.
+    pub const fn tables_mut(&mut self) -> &mut T {
+        &mut self.tables
+    }
+
     /// The access to the tables, for one who is done with the address space.
     pub fn into_tables(self) -> T {
         self.tables
@@ -209,6 +215,32 @@ impl<T: Tables> AddressSpace<T> {
         }
         self.set(table, index(address, level), entry);
         Ok(())
+    }
+
+    /// The directory, the table whose entries are blocks, on the way to `address`; it is made if need be, and so are
+    /// the tables above it.
+    ///
+    /// # Errors
+    ///
+    /// If there is no frame for a table; then nothing has changed but that a table above may have been added.
+    ///
+    /// # Panics
+    ///
+    /// If `address` is not canonical.
+    pub fn directory(&mut self, address: u64) -> Result<Gfn, OutOfTables> {
+        assert!(is_canonical(address), "no table can lead to {address:#x}");
+        let mut table = self.root;
+        for above in [4, 3] {
+            let entry = self.entry(table, index(address, above));
+            table = if entry.is_present() {
+                entry.frame()
+            } else {
+                let new = self.tables.allocate()?;
+                self.set(table, index(address, above), Entry::table(new));
+                new
+            };
+        }
+        Ok(table)
     }
 
     /// Takes the page of `size` at `address` away and answers what it was, `None` if nothing was mapped.
