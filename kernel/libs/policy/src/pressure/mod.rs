@@ -11,7 +11,7 @@
 //! **Envelope.** Memory in use, with instant attack and slow decay: it jumps up to what is used, and goes down by
 //! the part `dt / (decay + dt)` of its distance in a run that comes `dt` after the last. That is the implicit form
 //! of an exponential: it never overshoots, however late a run comes. A load that swings faster than `decay` is
-//! held at its peak; one that is gone is let go, to a third within `decay`.
+//! held near its peak; one that is gone is let go, to about a third within `decay`.
 //!
 //! **Headroom.** What may be allocated before the next run. The estimate `burst` is the greater of two: how far use
 //! rose *above the envelope* since the last run (a swing that the envelope already covers needs no headroom), and
@@ -27,7 +27,8 @@
 //! **Probing.** Use that nobody needs is seen only by taking it away. While all is quiet a run orders a sixteenth
 //! of the inactive pages evicted ([`Answer::evict_frames`]), if they have somewhere to go. Refaults beyond one page
 //! in 512, or a stall, end this for a hold time that doubles each time from 10 s to 320 s, and is forgotten in real
-//! time: a search for the edge of the working set necessarily crosses it, but ever more rarely.
+//! time. (Pressure during a hold does not double it: probing was not the cause.) A search for the edge of the working
+//! set necessarily crosses it, but ever more rarely.
 //!
 //! **Approach.** Up: all of the way at once. Down: all of the way, by at most an eighth of the memory per interval,
 //! and only if the distance is worth it (2 MiB, or a quarter of the headroom): small swings move nothing, so that
@@ -167,8 +168,8 @@ pub fn decide(settings: &Settings, state: &State, observation: &Observation) -> 
         wanted
     } else {
         clock.decay(state.burst_frames, wanted, decay.saturating_mul(BURST_DECAY))
-    }
-    .min(most);
+    };
+    let burst = burst.min(most);
     let headroom = burst.max(least);
 
     let (evict, hold_left_ns, hold_next_ns) =
@@ -227,6 +228,10 @@ fn probe(
     pressed: bool,
 ) -> (u64, u64, u64) {
     let next = state.hold_next_ns.clamp(HOLD_MIN_NS, HOLD_MAX_NS);
+    if pressed && state.hold_left_ns > 0 {
+        // Not probing's doing: the hold goes on, and does not count against probing.
+        return (0, state.hold_left_ns.max(HOLD_MIN_NS), next);
+    }
     if pressed {
         return (0, next, next.saturating_mul(2).min(HOLD_MAX_NS));
     }

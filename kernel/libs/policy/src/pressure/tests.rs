@@ -257,6 +257,18 @@ fn an_early_run_evicts_its_part_and_a_late_one_no_more() {
 }
 
 #[test]
+fn pressure_during_a_hold_does_not_lengthen_the_next() {
+    let pressed = with(domain(200 * MIB, 100 * MIB), |activity| {
+        (activity.inactive_frames, activity.evictable, activity.stalls) = (64 * MIB, true, 1);
+    });
+    let mut state = State::default();
+    for _ in 0..20 {
+        (_, state) = decide(&settings(), &state, &pressed);
+        assert_eq!((state.hold_left_ns, state.hold_next_ns), (HOLD_MIN_NS, 2 * HOLD_MIN_NS));
+    }
+}
+
+#[test]
 fn a_stall_pauses_probing_too() {
     let calm = with(domain(200 * MIB, 100 * MIB), |activity| {
         (activity.inactive_frames, activity.evictable) = (64 * MIB, true);
