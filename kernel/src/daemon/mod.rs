@@ -8,8 +8,6 @@
 //! | file | what lives there |
 //! |---|---|
 //! | `observe.rs` | what a step looks at, and what the policy is told of it |
-//! | `settings.rs` | the policy's settings out of the tunables |
-//! | `options.rs` | what is on and what is off, out of the boot options |
 //! | `toolstack.rs` | the toolstack's target, and what became of it |
 //!
 //! **Who decides what.** The toolstack's target is a ceiling, for the policy, for the balloon, and for an emergency
@@ -20,13 +18,9 @@
 //! as long as its budget allows.
 
 mod observe;
-mod options;
-mod settings;
 mod toolstack;
 
 pub use observe::Observed;
-pub use options::{BOOT_OPTIONS, boot_option};
-pub use settings::{resolve, settings};
 pub use toolstack::{Toolstack, Verdict};
 
 use crate::balloon::{Balloon, Budget, Evacuate, Outcome, Scratch, Step};
