@@ -56,7 +56,7 @@ fn play(settings: &Settings, periods: &[(usize, u64)], seconds: u64) -> Played {
             reservation_frames: holds,
             free_frames: holds - used * MIB,
             total_reserve_frames: RESERVE,
-            low_frames: RESERVE / 2,
+            low_frames: RESERVE,
             ceiling_frames: CEILING,
             frontswap_frames: (chunks.len() as u64 - used) * MIB,
             frontswap_enabled: true,
@@ -102,7 +102,7 @@ fn what_nobody_touches_goes_and_what_is_hot_stays() {
     assert_eq!(played.refaults.iter().sum::<u64>(), 0, "the hot ones never left");
     assert_eq!(played.used[599], 40);
     let held = played.held[599] / MIB;
-    assert!((48..=52).contains(&held), "40 MiB, reserve, headroom, band: {held}");
+    assert!((48..=52).contains(&held), "40 MiB, watermark, headroom, band: {held}");
     assert!(played.held[400..].windows(2).all(|pair| pair[0] == pair[1]), "and then it stands still");
     assert_eq!(played.shrinks, 0, "what was pushed out as not needed is not called home");
 }

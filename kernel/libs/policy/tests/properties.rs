@@ -338,6 +338,7 @@ proptest! {
                 reservation_frames: holds,
                 free_frames: holds - used,
                 total_reserve_frames: 1000,
+                low_frames: 1000,
                 ..Observation::default()
             };
             let (decision, next) = approach::decide(&settings, &state, &observation);

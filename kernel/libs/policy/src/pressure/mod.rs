@@ -5,7 +5,7 @@
 //! policy looks at measurements instead. Its goal is
 //!
 //! ```text
-//! goal = envelope + refaulted + reserve + headroom
+//! goal = envelope + refaulted + low watermark + headroom
 //! ```
 //!
 //! **Envelope.** Memory in use, with instant attack and slow decay: it jumps up to what is used, and goes down by
@@ -20,6 +20,9 @@
 //! what the last one taught. When allocations had to wait, the headroom was too small, whatever the measurements
 //! say: it doubles. It stays within `[least, half of the envelope]`, `least` being `pressure_headroom_mb` or
 //! `pressure_headroom_percent` of the envelope.
+//!
+//! The headroom lies above the low watermark, where the allocator begins to look for memory. The kernel's reserve is
+//! not added: what the kernel uses is used, and counted so.
 //!
 //! **Refaults.** Pages that came back from swap belong to the working set, and others were pushed out for them.
 //! The goal makes room for as many, but no more than are out.
@@ -176,9 +179,8 @@ pub fn decide(settings: &Settings, state: &State, observation: &Observation) -> 
         probe(settings, state, observation, clock, stalled || refaulting);
 
     // The goal, and the way there.
-    let reserve = observation.total_reserve_frames.max(observation.low_frames);
     let room = if refaulting { refaulted.min(observation.frontswap_frames) } else { 0 };
-    let wish = envelope.saturating_add(room).saturating_add(reserve).saturating_add(headroom);
+    let wish = envelope.saturating_add(room).saturating_add(observation.low_frames).saturating_add(headroom);
     let limit = observation.usable_from_reservation(observation.limit_frames());
     let goal = wish.min(limit);
     let (raw, reason) = if goal > holds {

@@ -16,7 +16,7 @@ fn domain(current: u64, used: u64) -> Observation {
         reservation_frames: current,
         free_frames: current - used,
         total_reserve_frames: 4 * MIB,
-        low_frames: 2 * MIB,
+        low_frames: 4 * MIB,
         ceiling_frames: 1024 * MIB,
         static_max_frames: 1024 * MIB,
         activity: Activity { elapsed_ns: NS_PER_S, resident_frames: used, ..Activity::default() },
@@ -46,7 +46,7 @@ fn play(runs: u64, start: u64, used: impl Fn(u64) -> u64) -> std::vec::Vec<Answe
 fn a_constant_load_ends_at_a_constant_target_near_its_use() {
     let answers = play(200, 800 * MIB, |_| 100 * MIB);
     let settled = answers[100].target_frames;
-    // use, 4 MiB reserve, 5 % headroom, at most the band
+    // use, 4 MiB watermark, 5 % headroom, at most the band
     assert!((109 * MIB..=111 * MIB).contains(&settled), "{settled}");
     assert!(answers[100..].iter().all(|answer| answer.target_frames == settled));
     assert!(answers.windows(2).all(|pair| pair[1].target_frames <= pair[0].target_frames), "no overshoot");
@@ -206,7 +206,7 @@ fn the_floor_is_what_was_set_or_the_least_headroom() {
 
 #[test]
 fn a_small_distance_is_not_worth_moving_and_grows_with_the_headroom() {
-    // 100 MiB used, 4 MiB reserve, 5 MiB headroom: the band is a block, 2 MiB.
+    // 100 MiB used, 4 MiB watermark, 5 MiB headroom: the band is a block, 2 MiB.
     let reason = |holds| decide(&settings(), &State::default(), &domain(holds, 100 * MIB)).0.reason;
     assert_eq!(reason(109 * MIB), Reason::AtGoal);
     assert_eq!(reason(111 * MIB - 1), Reason::Band);
@@ -232,14 +232,14 @@ fn decay_arrives_however_often_it_is_asked() {
 }
 
 #[test]
-fn the_higher_of_reserve_and_watermark_is_kept_free() {
-    let goal = |low_frames| {
-        let observation = Observation { low_frames, ..domain(200 * MIB, 100 * MIB) };
+fn the_low_watermark_is_kept_free_below_the_headroom() {
+    let goal = |low_frames, total_reserve_frames| {
+        let observation = Observation { low_frames, total_reserve_frames, ..domain(200 * MIB, 100 * MIB) };
         decide(&settings(), &State::default(), &observation).0.goal_frames
     };
-    assert_eq!(goal(0), 109 * MIB);
-    assert_eq!(goal(4 * MIB), 109 * MIB);
-    assert_eq!(goal(6 * MIB), 111 * MIB);
+    assert_eq!(goal(0, 4 * MIB), 105 * MIB);
+    assert_eq!(goal(4 * MIB, 4 * MIB), 109 * MIB);
+    assert_eq!(goal(6 * MIB, 40 * MIB), 111 * MIB, "what the kernel uses is not counted twice");
 }
 
 #[test]
