@@ -1,9 +1,10 @@
 //! `cargo xtask test`: the whole ladder, from the host to real Xen.
 
+mod elastic;
 mod fast_path;
 mod guest;
 mod host;
-mod memory;
+
 mod outcome;
 mod qemu;
 mod system;
