@@ -7,7 +7,7 @@ use crate::mm::direct_map::DirectMap;
 use crate::mm::exchange::{LIST, Released, Scratch, Stop};
 use crate::mm::frame::{Contents, LockKind, SparseBlock};
 use crate::port::{HvmOps, MemoryOps};
-use crate::units::{BLOCK_FRAMES, Frames, Gfn, Order, VcpuId};
+use crate::units::{BLOCK_FRAMES, Frames, Gfn, VcpuId};
 
 /// After an emergency nothing is given away for so long.
 pub const PRESSURE_HOLD_NS: u64 = 1_000_000_000;
@@ -109,6 +109,7 @@ impl<P: MemoryOps + HvmOps, D: DirectMap, L: LockKind> Balloon<'_, '_, P, D, L> 
         add(&self.counters.steps, 1);
         self.count_gone(self.exchange.retry_limbo());
         self.heed_pressure(now_ns);
+        self.no_blocks.store(false, Ordering::Relaxed);
         let mut left = budget.frames.get().max(1);
         let mut evacuations = budget.evacuate;
         step.outcome = loop {
@@ -278,23 +279,12 @@ impl<P: MemoryOps + HvmOps, D: DirectMap, L: LockKind> Balloon<'_, '_, P, D, L> 
         {
             return Err(waiting);
         }
-        let lot = &mut scratch.back;
-        let mut claimed =
-            self.claim(most.min((budget.list.clamp(1, LIST) as u64) * BLOCK_FRAMES), BLOCK_FRAMES);
-        self.exchange.withdraw(lot, Order::BLOCK, claimed / BLOCK_FRAMES);
-        if lot.is_empty() {
-            self.refund(claimed);
-            claimed = self.claim(most.min(LIST as u64), 1);
-            self.exchange.withdraw(lot, Order::FRAME, claimed);
-        }
-        if lot.is_empty() {
+        let blocks = (most / BLOCK_FRAMES).min(budget.list.clamp(1, LIST) as u64);
+        let Some(populated) = self.grow(&mut scratch.back, blocks, most) else {
             // An emergency elsewhere has it all.
-            self.refund(claimed);
             let until_ns = now_ns.saturating_add(RECHECK_NS);
             return Err((Reason::InTransit, self.up.held(until_ns, Reason::InTransit)));
-        }
-        let pieces = lot.frames().get();
-        let populated = self.populate_claimed(lot, claimed, pieces);
+        };
         match populated.stopped {
             Some(stop) if populated.returned == Frames::ZERO => {
                 let reason = self.why_not_up(stop);
