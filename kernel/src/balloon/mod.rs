@@ -42,7 +42,7 @@ use self::backoff::Backoff;
 pub use self::account::{Accounts, Disagreement};
 pub use self::backoff::{LONGEST_WAIT_NS, Reason, SHORTEST_WAIT_NS};
 pub use self::emergency::Deflated;
-pub use self::evacuate::{Evacuate, Evacuation, NoEvacuation};
+pub use self::evacuate::{Evacuate, NoEvacuation};
 pub use self::start::{StartFacts, StartPlan};
 pub use self::step::{Budget, Outcome, PRESSURE_HOLD_NS, RECHECK_NS, Step};
 pub use crate::mm::exchange::Scratch;

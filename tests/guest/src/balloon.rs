@@ -11,7 +11,7 @@ use alloc::boxed::Box;
 use alloc::format;
 use core::sync::atomic::{AtomicU64, Ordering};
 use ebb::arch::layout::direct_map;
-use ebb::balloon::{Budget, Evacuate, Evacuation, NoEvacuation, Outcome, Scratch};
+use ebb::balloon::{Budget, Evacuate, NoEvacuation, Outcome, Scratch};
 use ebb::mm::frame::{Contents, FrameState, Request, SparseBlock, Use};
 use ebb::mm::paged::Charge;
 use ebb::port::MemoryOps;
@@ -167,9 +167,8 @@ case!(on Xen: "balloon.emergencies_on_all_cpus_race_with_a_worker", |machine| al
 struct Movers(&'static Machine);
 
 impl Evacuate for Movers {
-    fn evacuate(&self, block: SparseBlock) -> Evacuation {
-        let moved = self.0.paged().evacuate(&block);
-        Evacuation { moved, emptied: moved >= block.movable }
+    fn evacuate(&self, block: SparseBlock) -> Frames {
+        self.0.paged().evacuate(&block)
     }
 }
 
@@ -195,17 +194,17 @@ case!(on Xen: "balloon.blocks_in_use_here_and_there_are_emptied", |machine| alon
     let out = (stats.free - stats.watermarks.high).get() - 4 * MIB;
     let whole = stats.whole_blocks * BLOCK_FRAMES;
     ensure(out > whole + 8 * MIB, &format!("{whole} of {out} frames are whole blocks: nothing to be moved"))?;
-    let budget_of_evacuations = hold_out(machine, balloon, out, &Movers(machine));
+    let reached = hold_out(machine, balloon, out, &Movers(machine));
     let now = balloon.status();
     let forgotten = (0..PAGES).step_by(16).filter(|page| at(*page).load(Ordering::Relaxed) != page ^ 0xE5B).count();
     paged.release(region);
-    budget_of_evacuations?;
+    reached?;
     same("pages that forgot", forgotten, 0)?;
     ensure(now.evacuated_blocks > before.evacuated_blocks, &format!("no block was emptied: {now:?}"))?;
     figure("blocks emptied", now.evacuated_blocks - before.evacuated_blocks, "blocks");
     figure("frames moved", now.evacuated_frames - before.evacuated_frames, "frames");
-    let exchange = (now.exchange, before.exchange);
-    figure("frames that went singly", exchange.0.released_frames - exchange.1.released_frames, "frames");
+    let singly = now.exchange.released_frames - before.exchange.released_frames;
+    figure("frames that went singly", singly, "frames");
     books_agree()
 }));
 
