@@ -10,13 +10,13 @@ fn plan(guests: usize) -> Plan {
         memory_mib: 64,
         maxmem_mib: 256,
         vcpus: 1,
-        patience: Duration::ZERO,
         sample_ms: 500,
         module: None,
         guests: (1..=guests)
             .map(|number| super::super::args::GuestPlan {
                 name: format!("ebb-{number}"),
                 cmdline: String::new(),
+                patience: Duration::ZERO,
             })
             .collect(),
     }

@@ -158,9 +158,9 @@ fn start_all<'scope, 'env: 'scope>(
         match stage.session.create(&config) {
             Ok(guest) => {
                 let _ = sender.send(Message::Started(number, guest.domid()));
-                let sender = sender.clone();
+                let (sender, patience) = (sender.clone(), planned.patience);
                 scope.spawn(move || {
-                    let mut guest = Attended { stage, number, guest, sender };
+                    let mut guest = Attended { stage, number, guest, patience, sender };
                     if let Err(error) = guest.attend(&mut end) {
                         end.outcome = "lost".to_owned();
                         end.why = Some(format!("{error:#}"));
@@ -183,6 +183,7 @@ struct Attended<'r> {
     stage: Stage<'r>,
     number: usize,
     guest: Guest<'r>,
+    patience: Duration,
     sender: Sender<Message>,
 }
 
@@ -195,7 +196,11 @@ impl Attended<'_> {
         let only = self.stage.plan.guests.len() == 1;
         let file = |what: &str| if only { what.to_owned() } else { format!("{}-{what}", end.name) };
         let (records, state) = (file("records.log"), file("state.log"));
-        let mut listener = Listener::new(self.stage.out, &records)?;
+        let mut listener = Listener::new(
+            self.stage.out,
+            &records,
+            self.guest.begun().saturating_duration_since(self.stage.epoch),
+        )?;
         let mut asked = None;
         let mut deadline = Instant::now() + READY_BOUND;
         let mut ready = false;
@@ -210,7 +215,7 @@ impl Attended<'_> {
                     }
                     if listener.ready && !ready {
                         ready = true;
-                        deadline = Instant::now() + self.stage.plan.patience;
+                        deadline = Instant::now() + self.patience;
                     }
                 }
                 Event::Ended(ending) => break Some(ending),
