@@ -21,7 +21,7 @@ pub(super) struct Measured {
     /// The least memory that Xen said the guest had between its first word and its end; of several guests, the least
     /// that all had together while all of them ran.
     host_min_kib: Option<u64>,
-    /// The most.
+    /// The most, at any time.
     host_max_kib: Option<u64>,
     /// The same, as the guest says.
     guest_min_kib: Option<u64>,
