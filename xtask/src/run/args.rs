@@ -129,9 +129,34 @@ pub(crate) struct Plan {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct GuestPlan {
     pub(super) name: String,
-    pub(super) cmdline: String,
+    words: String,
+    /// How much later than the first guest it begins its load.
+    shift: Option<Duration>,
+    last_words: String,
     /// When it is asked to stop, from when it is ready.
     pub(super) patience: Duration,
+}
+
+impl GuestPlan {
+    /// A guest that has no words.
+    #[cfg(test)]
+    pub(super) fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            words: String::new(),
+            shift: None,
+            last_words: String::new(),
+            patience: Duration::ZERO,
+        }
+    }
+
+    /// Its command line, if it is created so long after the first guest was: the shift is shorter by that. What the user
+    /// wrote comes last.
+    pub(super) fn cmdline(&self, late: Duration) -> String {
+        let shift = self.shift.map(|shift| shift.saturating_sub(late).as_secs());
+        let shift = shift.map(|shift| format!(" workload.shift_s={shift}")).unwrap_or_default();
+        format!("{}{shift} {}", self.words, self.last_words).trim_end().to_owned()
+    }
 }
 
 impl Plan {
@@ -175,7 +200,9 @@ impl Args {
             let shift = u64::from(number) * seconds / u64::from(self.guests);
             GuestPlan {
                 name: if several { format!("ebb-{}", number + 1) } else { "ebb".to_owned() },
-                cmdline: self.words(number, seconds, shift, maxmem_mib),
+                words: self.words(number, seconds, maxmem_mib),
+                shift: several.then(|| Duration::from_secs(shift)),
+                last_words: self.cmdline.clone(),
                 patience: Duration::from_secs(seconds.saturating_add(shift).saturating_add(late)),
             }
         };
@@ -205,8 +232,8 @@ impl Args {
         })
     }
 
-    /// A guest's command line. What the user wrote comes last.
-    fn words(&self, number: u32, seconds: u64, shift: u64, maxmem_mib: u32) -> String {
+    /// The command line of a guest, but for the shift and what the user wrote.
+    fn words(&self, number: u32, seconds: u64, maxmem_mib: u32) -> String {
         let mut words = vec![format!("sample_ms={}", self.sample_ms)];
         if self.workload != Workload::None {
             words.push(format!("workload={}", self.workload.word()));
@@ -214,9 +241,6 @@ impl Args {
             words.push(format!("workload.size_mib={}", (maxmem_mib / 2).max(1)));
             words.push(format!("workload.seconds={seconds}"));
             words.push(format!("workload.seed={}", number + 1));
-        }
-        if self.guests > 1 {
-            words.push(format!("workload.shift_s={shift}"));
         }
         words.push(
             if self.fixed {
@@ -227,8 +251,7 @@ impl Args {
             }
             .to_owned(),
         );
-        words.push(self.cmdline.clone());
-        words.join(" ").trim_end().to_owned()
+        words.join(" ")
     }
 }
 
@@ -251,16 +274,11 @@ mod tests {
     fn without_options_it_is_the_main_job() {
         let plan = plan("").unwrap();
         assert_eq!((plan.memory_mib, plan.maxmem_mib, plan.guests.len()), (256, 256, 1));
+        assert_eq!((plan.guests[0].name.as_str(), plan.guests[0].patience.as_secs()), ("ebb", 100));
         assert_eq!(
-            plan.guests,
-            [GuestPlan {
-                patience: Duration::from_secs(100),
-                name: "ebb".into(),
-                cmdline:
-                    "sample_ms=500 workload=kv workload.size_mib=128 workload.seconds=75 workload.seed=1 \
-                          tmem.selfballooning=1 selfballoon.selfballoon_interval=1"
-                        .into()
-            }]
+            plan.guests[0].cmdline(Duration::ZERO),
+            "sample_ms=500 workload=kv workload.size_mib=128 workload.seconds=75 workload.seed=1 \
+             tmem.selfballooning=1 selfballoon.selfballoon_interval=1"
         );
         assert!(plan.host_memory_mib > DOM0_MIB + XEN_MIB + 256);
         assert_eq!(plan.host_period(), Duration::from_millis(250));
@@ -270,8 +288,8 @@ mod tests {
     fn a_guest_without_work_is_asked_to_stop_soon() {
         let plan = plan("--workload none --memory 32 --cmdline loglevel=trace").unwrap();
         assert_eq!((plan.memory_mib, plan.maxmem_mib, plan.guests[0].patience.as_secs()), (32, 32, 2));
-        assert!(plan.guests[0].cmdline.ends_with(" loglevel=trace"));
-        assert!(!plan.guests[0].cmdline.contains("workload"));
+        let cmdline = plan.guests[0].cmdline(Duration::from_secs(9));
+        assert!(cmdline.ends_with(" loglevel=trace") && !cmdline.contains("workload"), "{cmdline}");
     }
 
     #[test]
@@ -281,13 +299,19 @@ mod tests {
         assert!(shifted.host_memory_mib < DOM0_MIB + 4 * 256, "less than all may have");
         for (number, guest) in shifted.guests.iter().enumerate() {
             assert_eq!(guest.name, format!("ebb-{}", number + 1));
-            let shift = format!(" workload.shift_s={} ", number * 20);
-            assert!(guest.cmdline.contains(&shift), "{}", guest.cmdline);
+            let shifted = |late, shift| {
+                let cmdline = guest.cmdline(Duration::from_secs(late));
+                assert!(cmdline.ends_with(&format!(" workload.shift_s={shift}")), "{cmdline}");
+            };
+            shifted(0, number * 20);
+            shifted(25, (number * 20).saturating_sub(25));
             assert_eq!(guest.patience.as_secs(), 80 + number as u64 * 20 + 26);
         }
         let fixed = plan("--guests 4 --static --host-memory 1024").unwrap();
         assert_eq!((fixed.memory_mib, fixed.maxmem_mib, fixed.host_memory_mib), (256, 256, 1024));
-        assert!(fixed.guests.iter().all(|guest| guest.cmdline.ends_with("tmem.selfballooning=0")));
+        assert!(
+            fixed.guests.iter().all(|guest| guest.cmdline(Duration::ZERO).contains("tmem.selfballooning=0 "))
+        );
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub(super) fn run(
     for guest in &plan.guests {
         patience = guest.patience;
         end.name.clone_from(&guest.name);
-        end.cmdline.clone_from(&guest.cmdline);
+        end.cmdline = guest.cmdline(Duration::ZERO);
     }
     let epoch = Instant::now();
     let mut guest = BareGuest::start(&BareConfig {

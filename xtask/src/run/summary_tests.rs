@@ -13,11 +13,7 @@ fn plan(guests: usize) -> Plan {
         sample_ms: 500,
         module: None,
         guests: (1..=guests)
-            .map(|number| super::super::args::GuestPlan {
-                name: format!("ebb-{number}"),
-                cmdline: String::new(),
-                patience: Duration::ZERO,
-            })
+            .map(|number| super::super::args::GuestPlan::named(&format!("ebb-{number}")))
             .collect(),
     }
 }

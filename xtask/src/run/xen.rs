@@ -142,18 +142,20 @@ fn start_all<'scope, 'env: 'scope>(
     stage: Stage<'env>,
     sender: &Sender<Message>,
 ) {
+    let begun = Instant::now();
     for (number, planned) in stage.plan.guests.iter().enumerate() {
+        let cmdline = planned.cmdline(begun.elapsed());
         let config = GuestConfig {
             name: planned.name.clone(),
             kernel: KERNEL.into(),
             ramdisk: stage.plan.module.as_ref().map(|_| MODULE.to_owned()),
-            cmdline: planned.cmdline.clone(),
+            cmdline: cmdline.clone(),
             memory_mib: stage.plan.memory_mib,
             maxmem_mib: stage.plan.maxmem_mib,
             vcpus: stage.plan.vcpus,
             extra: Vec::new(),
         };
-        let mut end = End { name: planned.name.clone(), cmdline: planned.cmdline.clone(), ..End::default() };
+        let mut end = End { name: planned.name.clone(), cmdline, ..End::default() };
         // Messages are sent for as long as somebody is there to read them; after that nobody needs them.
         match stage.session.create(&config) {
             Ok(guest) => {
