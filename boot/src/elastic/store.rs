@@ -59,7 +59,12 @@ pub(super) fn start(domain: &'static Domain, shared: &'static Shared) {
     let consumer = move |_: &StoreEvent<'_>| {
         let mut announced = announced.lock();
         if !*announced {
-            service.write(FEATURE.0, FEATURE.1.as_bytes())?;
+            match service.write(FEATURE.0, FEATURE.1.as_bytes()) {
+                Ok(()) => {}
+                // Not every toolstack gives the guest this node; xl does not, and does not ask for it.
+                Err(StoreError::Refused(error)) => log::debug!("{}: {error}", FEATURE.0),
+                Err(error) => return Err(error),
+            }
             *announced = true;
         }
         obey(service, shared, &told)
