@@ -122,6 +122,9 @@ fn show(
             },
             Ok(Message::Note(note)) => view.note(&note),
             Ok(Message::Ended(guest, end)) => {
+                if let Some(window) = &end.window {
+                    recorder.ended(guest, *window.end());
+                }
                 if let Some(slot) = ends.get_mut(guest) {
                     *slot = Some(*end);
                 }
