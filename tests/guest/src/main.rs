@@ -14,6 +14,7 @@
 
 extern crate alloc;
 
+mod bench_balloon;
 mod conformance;
 mod console;
 mod domain;

@@ -1,0 +1,271 @@
+//! The balloon, beside Linux's: on one Xen, one guest after another, each alone.
+//!
+//! Every guest is new, has 1 GiB in the large pages that the toolstack gave it, and moves memory as it is told: first
+//! memory that it has never written, then memory that it has. Linux is told through its own sysfs target, and both time
+//! themselves. The toolstack looks before and after each move: what it does not see move is no figure.
+
+mod subject;
+
+use super::figure::{Better, Figure, median};
+use crate::build::{self, Image};
+use crate::qemu::Accelerator;
+use crate::xen::{GuestConfig, HostConfig, Session};
+use crate::{linux, setup};
+use anyhow::{Result, ensure};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+use subject::{Answer, Subject};
+
+/// Paths in dom0.
+const TESTS: &str = "/guests/tests";
+const LINUX: &str = "/guests/linux";
+const LINUX_INITRAMFS: &str = "/guests/linux-initramfs";
+/// What each guest has, in MiB.
+const GUEST_MIB: u32 = 1024;
+/// How much is moved, in MiB.
+const SIZES_MIB: [u32; 2] = [128, 512];
+/// How much of the moved memory the toolstack may not see, because it rounds.
+const ROUNDING_MIB: u64 = 1;
+/// A guest of its own for the spike: so much memory that what it gave away is missed.
+const SPIKE_GUEST_MIB: u32 = 256;
+/// How much it gives away before, and then wants.
+const SPIKE_DOWN_MIB: u32 = 128;
+const SPIKE_MIB: u32 = 100;
+
+/// Who moves memory.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum How {
+    Linux,
+    /// Hypercalls for 2 MiB each and nothing else.
+    Blocks,
+    /// The same after zeroing.
+    BlocksScrubbed,
+    /// Hypercalls for lists of 512 frames and nothing else.
+    Frames,
+}
+
+impl How {
+    /// Its word on the guest's console, if it needs one.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Linux => "",
+            Self::Blocks => "blocks ",
+            Self::BlocksScrubbed => "blocks-scrubbed ",
+            Self::Frames => "frames ",
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Linux => "Linux",
+            Self::Blocks => "bare loop of 2 MiB hypercalls",
+            Self::BlocksScrubbed => "bare loop of 2 MiB hypercalls, zeroing before",
+            Self::Frames => "bare loop of hypercalls for 512 frames",
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Direction {
+    Down,
+    Up,
+}
+
+impl Direction {
+    const BOTH: [Self; 2] = [Self::Down, Self::Up];
+
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Down => "down",
+            Self::Up => "up",
+        }
+    }
+}
+
+/// What was moved.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Case {
+    mib: u32,
+    /// The guest has written that memory before.
+    touched: bool,
+    direction: Direction,
+}
+
+/// One move.
+#[derive(Clone, Debug)]
+struct Move {
+    seconds: f64,
+    /// By the clock of this machine.
+    host_seconds: f64,
+    calls: Option<u64>,
+    extents_9: Option<u64>,
+    extents_0: Option<u64>,
+    /// Entries of 2 MiB in Xen's page tables for the guest, afterwards.
+    superpages: Option<u64>,
+}
+
+impl Move {
+    fn new(answer: &Answer) -> Result<Self> {
+        // Linux moves frames only, and its probes count those.
+        let frames = answer.maybe("frames");
+        Ok(Self {
+            seconds: answer.number("ns")? as f64 / 1e9,
+            host_seconds: answer.host.as_secs_f64(),
+            calls: answer.maybe("calls"),
+            extents_9: answer.maybe("extents_9").or(frames.map(|_| 0)),
+            extents_0: answer.maybe("extents_0").or(frames),
+            superpages: None,
+        })
+    }
+}
+
+/// All moves, round by round.
+#[derive(Default)]
+struct Moves(BTreeMap<(How, Case), Vec<Move>>);
+
+/// The machine and what is known of it.
+struct Rig<'s> {
+    session: &'s Session,
+    moves: Moves,
+    spikes: Vec<[f64; 2]>,
+    linux_version: String,
+}
+
+/// Measures.
+///
+/// # Errors
+///
+/// If Xen does not come up, a guest does not do as it is told, or the toolstack does not see the memory move.
+pub(super) fn run(rounds: u32, out: &Path) -> Result<Vec<Value>> {
+    let kit = setup::ensure()?;
+    let tests = build::build(Image::GuestTests)?.image;
+    let initramfs = out.join("linux-initramfs");
+    linux::write_initramfs(&kit, &initramfs)?;
+    let mut host = HostConfig::for_guests(out, GUEST_MIB, 1);
+    for (place, file) in [(TESTS, &tests), (LINUX, &kit.linux), (LINUX_INITRAMFS, &initramfs)] {
+        host.files.push((place.into(), file.clone()));
+    }
+    let session = Session::boot(&kit, &host)?;
+    eprintln!("bench: Xen {} is up after {:.1} s", kit.xen_version, session.ready_after().as_secs_f64());
+    let mut rig =
+        Rig { session: &session, moves: Moves::default(), spikes: Vec::new(), linux_version: String::new() };
+    for round in 1..=rounds {
+        eprintln!("bench: round {round} of {rounds}");
+        for mib in SIZES_MIB {
+            rig.linux(mib)?;
+            rig.bare(mib)?;
+        }
+        rig.linux_spike()?;
+    }
+    let accelerator = session.accelerator();
+    let Rig { moves, spikes, linux_version, .. } = rig;
+    session.power_off()?;
+    Ok(figures(&moves, &spikes, &linux_version, accelerator).iter().map(Figure::record).collect())
+}
+
+impl Rig<'_> {
+    /// Starts the Linux guest, with so much memory.
+    fn start_linux(&mut self, memory_mib: u32) -> Result<Subject<'_>> {
+        let (subject, ready) = Subject::start(
+            self.session,
+            &GuestConfig {
+                ramdisk: Some(LINUX_INITRAMFS.into()),
+                ..config("linux", LINUX, linux::CMDLINE, memory_mib)
+            },
+        )?;
+        self.linux_version = ready.word("version")?.to_owned();
+        Ok(subject)
+    }
+
+    fn linux(&mut self, mib: u32) -> Result<()> {
+        let mut subject = self.start_linux(GUEST_MIB)?;
+        let mut moves = Vec::new();
+        both_ways(&mut subject, How::Linux, mib, false, &mut moves)?;
+        subject.ask(&format!("touch {mib}"), "touched")?;
+        both_ways(&mut subject, How::Linux, mib, true, &mut moves)?;
+        subject.end()?;
+        self.moves.add(moves);
+        Ok(())
+    }
+
+    fn bare(&mut self, mib: u32) -> Result<()> {
+        let config = config("ebb", TESTS, "loglevel=warn test.solo=bench.balloon", GUEST_MIB);
+        let (mut subject, _) = Subject::start(self.session, &config)?;
+        let mut moves = Vec::new();
+        both_ways(&mut subject, How::Blocks, mib, false, &mut moves)?;
+        subject.ask(&format!("touch {mib}"), "touched")?;
+        both_ways(&mut subject, How::BlocksScrubbed, mib, true, &mut moves)?;
+        both_ways(&mut subject, How::Frames, mib, true, &mut moves)?;
+        subject.end()?;
+        self.moves.add(moves);
+        Ok(())
+    }
+
+    /// Linux cannot ask for memory by itself: somebody must raise its target first. Here the guest does, which costs
+    /// no word with dom0.
+    fn linux_spike(&mut self) -> Result<()> {
+        let mut subject = self.start_linux(SPIKE_GUEST_MIB)?;
+        subject.ask(&format!("down {SPIKE_DOWN_MIB}"), "moved")?;
+        let answer = subject.ask(&format!("spike {SPIKE_MIB}"), "spiked")?;
+        let spike = [answer.number("grown_ns")? as f64 / 1e9, answer.number("ns")? as f64 / 1e9];
+        subject.end()?;
+        self.spikes.push(spike);
+        Ok(())
+    }
+}
+
+/// A guest that is not populated on demand.
+fn config(name: &str, kernel: &str, cmdline: &str, memory_mib: u32) -> GuestConfig {
+    GuestConfig {
+        name: name.into(),
+        kernel: kernel.into(),
+        ramdisk: None,
+        cmdline: cmdline.into(),
+        memory_mib,
+        maxmem_mib: memory_mib,
+        vcpus: 1,
+        extra: Vec::new(),
+    }
+}
+
+/// Moves memory down and up again.
+fn both_ways(
+    subject: &mut Subject<'_>,
+    how: How,
+    mib: u32,
+    touched: bool,
+    moves: &mut Vec<((How, Case), Move)>,
+) -> Result<()> {
+    for direction in Direction::BOTH {
+        let before = subject.seen_mib()?;
+        let line = format!("{} {}{mib}", direction.word(), how.word());
+        let taken = Move::new(&subject.ask(&line, "moved")?)?;
+        let after = subject.seen_mib()?;
+        ensure!(
+            before.abs_diff(after).abs_diff(mib.into()) <= ROUNDING_MIB,
+            "{}: {line}: the toolstack saw {before} MiB before and {after} MiB after",
+            how.name()
+        );
+        eprintln!("bench: {}: {line} MiB: {:.3} s", how.name(), taken.seconds);
+        moves.push(((how, Case { mib, touched, direction }), taken));
+    }
+    Ok(())
+}
+
+impl Moves {
+    fn add(&mut self, moves: Vec<((How, Case), Move)>) {
+        for (key, taken) in moves {
+            self.0.entry(key).or_default().push(taken);
+        }
+    }
+}
+
+fn figures(moves: &Moves, spikes: &[[f64; 2]], linux: &str, accelerator: Accelerator) -> Vec<Figure> {
+    let _ = (moves, spikes, linux, accelerator, Better::Less, median(&[]));
+    for (key, all) in &moves.0 {
+        println!("{key:?} {all:#?}");
+    }
+    println!("{spikes:?}");
+    Vec::new()
+}
