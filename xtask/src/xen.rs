@@ -7,6 +7,7 @@
 mod agent;
 pub(crate) mod guest;
 pub(crate) mod initramfs;
+mod nested;
 mod ports;
 mod session;
 

@@ -4,11 +4,11 @@
 //! memory that it has never written, then memory that it has. Linux is told through its own sysfs target, and both time
 //! themselves. The toolstack looks before and after each move: what it does not see move is no figure.
 
+mod figures;
 mod subject;
 
-use super::figure::{Better, Figure, median};
+use super::figure::Figure;
 use crate::build::{self, Image};
-use crate::qemu::Accelerator;
 use crate::xen::{GuestConfig, HostConfig, Session};
 use crate::{linux, setup};
 use anyhow::{Result, ensure};
@@ -36,7 +36,12 @@ const SPIKE_MIB: u32 = 100;
 /// Who moves memory.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum How {
+    /// Ebb's own mechanism.
+    Balloon,
+    /// Linux as the distribution boots it.
     Linux,
+    /// Linux without what only costs time here.
+    LinuxFast,
     /// Hypercalls for 2 MiB each and nothing else.
     Blocks,
     /// The same after zeroing.
@@ -49,7 +54,8 @@ impl How {
     /// Its word on the guest's console, if it needs one.
     const fn word(self) -> &'static str {
         match self {
-            Self::Linux => "",
+            Self::Balloon => "balloon ",
+            Self::Linux | Self::LinuxFast => "",
             Self::Blocks => "blocks ",
             Self::BlocksScrubbed => "blocks-scrubbed ",
             Self::Frames => "frames ",
@@ -58,7 +64,9 @@ impl How {
 
     const fn name(self) -> &'static str {
         match self {
+            Self::Balloon => "Ebb",
             Self::Linux => "Linux",
+            Self::LinuxFast => "Linux, mitigations off",
             Self::Blocks => "bare loop of 2 MiB hypercalls",
             Self::BlocksScrubbed => "bare loop of 2 MiB hypercalls, zeroing before",
             Self::Frames => "bare loop of hypercalls for 512 frames",
@@ -153,44 +161,47 @@ pub(super) fn run(rounds: u32, out: &Path) -> Result<Vec<Value>> {
     for round in 1..=rounds {
         eprintln!("bench: round {round} of {rounds}");
         for mib in SIZES_MIB {
-            rig.linux(mib)?;
-            rig.bare(mib)?;
+            rig.linux(How::Linux, mib, round)?;
+            rig.linux(How::LinuxFast, mib, round)?;
+            rig.bare(mib, round)?;
         }
-        rig.linux_spike()?;
+        rig.linux_spike(round)?;
     }
     let accelerator = session.accelerator();
     let Rig { moves, spikes, linux_version, .. } = rig;
     session.power_off()?;
-    Ok(figures(&moves, &spikes, &linux_version, accelerator).iter().map(Figure::record).collect())
+    let found = figures::Found { moves: &moves, spikes: &spikes, linux: &linux_version, accelerator };
+    Ok(found.figures().iter().map(Figure::record).collect())
 }
 
 impl Rig<'_> {
-    /// Starts the Linux guest, with so much memory.
-    fn start_linux(&mut self, memory_mib: u32) -> Result<Subject<'_>> {
-        let (subject, ready) = Subject::start(
-            self.session,
-            &GuestConfig {
-                ramdisk: Some(LINUX_INITRAMFS.into()),
-                ..config("linux", LINUX, linux::CMDLINE, memory_mib)
-            },
-        )?;
+    /// Starts a Linux guest, with so much memory.
+    fn start_linux(&mut self, name: &str, words: &str, memory_mib: u32) -> Result<Subject<'_>> {
+        let config = config(name, LINUX, words, memory_mib);
+        let config = GuestConfig { ramdisk: Some(LINUX_INITRAMFS.into()), ..config };
+        let (subject, ready) = Subject::start(self.session, &config)?;
         self.linux_version = ready.word("version")?.to_owned();
         Ok(subject)
     }
 
-    fn linux(&mut self, mib: u32) -> Result<()> {
-        let mut subject = self.start_linux(GUEST_MIB)?;
+    fn linux(&mut self, how: How, mib: u32, round: u32) -> Result<()> {
+        let (name, words) = match how {
+            How::LinuxFast => ("linux-fast", format!("{} {}", linux::CMDLINE, linux::FAST)),
+            _ => ("linux", linux::CMDLINE.to_owned()),
+        };
+        let mut subject = self.start_linux(&format!("{name}-{mib}-{round}"), &words, GUEST_MIB)?;
         let mut moves = Vec::new();
-        both_ways(&mut subject, How::Linux, mib, false, &mut moves)?;
+        both_ways(&mut subject, how, mib, false, &mut moves)?;
         subject.ask(&format!("touch {mib}"), "touched")?;
-        both_ways(&mut subject, How::Linux, mib, true, &mut moves)?;
+        both_ways(&mut subject, how, mib, true, &mut moves)?;
         subject.end()?;
         self.moves.add(moves);
         Ok(())
     }
 
-    fn bare(&mut self, mib: u32) -> Result<()> {
-        let config = config("ebb", TESTS, "loglevel=warn test.solo=bench.balloon", GUEST_MIB);
+    fn bare(&mut self, mib: u32, round: u32) -> Result<()> {
+        let config =
+            config(&format!("bare-{mib}-{round}"), TESTS, "loglevel=warn test.solo=bench.balloon", GUEST_MIB);
         let (mut subject, _) = Subject::start(self.session, &config)?;
         let mut moves = Vec::new();
         both_ways(&mut subject, How::Blocks, mib, false, &mut moves)?;
@@ -204,8 +215,9 @@ impl Rig<'_> {
 
     /// Linux cannot ask for memory by itself: somebody must raise its target first. Here the guest does, which costs
     /// no word with dom0.
-    fn linux_spike(&mut self) -> Result<()> {
-        let mut subject = self.start_linux(SPIKE_GUEST_MIB)?;
+    fn linux_spike(&mut self, round: u32) -> Result<()> {
+        let name = format!("linux-spike-{round}");
+        let mut subject = self.start_linux(&name, linux::CMDLINE, SPIKE_GUEST_MIB)?;
         subject.ask(&format!("down {SPIKE_DOWN_MIB}"), "moved")?;
         let answer = subject.ask(&format!("spike {SPIKE_MIB}"), "spiked")?;
         let spike = [answer.number("grown_ns")? as f64 / 1e9, answer.number("ns")? as f64 / 1e9];
@@ -240,13 +252,14 @@ fn both_ways(
     for direction in Direction::BOTH {
         let before = subject.seen_mib()?;
         let line = format!("{} {}{mib}", direction.word(), how.word());
-        let taken = Move::new(&subject.ask(&line, "moved")?)?;
+        let mut taken = Move::new(&subject.ask(&line, "moved")?)?;
         let after = subject.seen_mib()?;
         ensure!(
             before.abs_diff(after).abs_diff(mib.into()) <= ROUNDING_MIB,
             "{}: {line}: the toolstack saw {before} MiB before and {after} MiB after",
             how.name()
         );
+        taken.superpages = subject.superpages()?;
         eprintln!("bench: {}: {line} MiB: {:.3} s", how.name(), taken.seconds);
         moves.push(((how, Case { mib, touched, direction }), taken));
     }
@@ -259,13 +272,4 @@ impl Moves {
             self.0.entry(key).or_default().push(taken);
         }
     }
-}
-
-fn figures(moves: &Moves, spikes: &[[f64; 2]], linux: &str, accelerator: Accelerator) -> Vec<Figure> {
-    let _ = (moves, spikes, linux, accelerator, Better::Less, median(&[]));
-    for (key, all) in &moves.0 {
-        println!("{key:?} {all:#?}");
-    }
-    println!("{spikes:?}");
-    Vec::new()
 }

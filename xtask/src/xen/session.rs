@@ -3,6 +3,7 @@
 use super::agent::{Agent, Output, Reply};
 use super::guest::{Guest, GuestConfig, Sink};
 use super::initramfs;
+use super::nested;
 use super::ports::Listeners;
 use crate::interrupt;
 use crate::qemu::{self, Accelerator, Qemu};
@@ -27,6 +28,8 @@ const CONNECT_BOUND: Duration = Duration::from_secs(30);
 const BOOT_BOUND: Duration = Duration::from_secs(180);
 /// How long powering off may take.
 const OFF_BOUND: Duration = Duration::from_secs(60);
+/// How long a look at what Xen knows may take.
+const LOOK_BOUND: Duration = Duration::from_secs(60);
 /// Xen's and dom0's console in the output directory.
 const XEN_LOG: &str = "xen.log";
 /// QEMU's own messages there.
@@ -75,7 +78,7 @@ pub(crate) struct Session {
     shared: Arc<Shared>,
     qemu: Mutex<Qemu>,
     // Removed when the machine is gone.
-    _work: Work,
+    work: Work,
     consoles: Mutex<Vec<Console>>,
     ready_after: Duration,
     accelerator: Accelerator,
@@ -125,6 +128,7 @@ impl Session {
         let accelerator = Accelerator::detect();
         let mut words = words(config);
         words.extend(listeners.words());
+        words.extend(nested::words());
         let mut qemu = Qemu::start(accelerator, &words, &work.0, &out.join(QEMU_LOG), |_| {})?;
 
         let (sender, events) = mpsc::channel();
@@ -169,7 +173,7 @@ impl Session {
         Ok(Self {
             shared,
             qemu: Mutex::new(qemu),
-            _work: work,
+            work,
             consoles: Mutex::new(consoles),
             ready_after,
             accelerator,
@@ -198,6 +202,20 @@ impl Session {
     /// If dom0 is gone or the command does not end within the bound. A command that fails is not an error.
     pub(crate) fn exec(&self, command: &str, bound: Duration) -> Result<Output> {
         self.shared.agent.exec(command, bound)
+    }
+
+    /// How many pieces of 2 MiB of a guest Xen has mapped whole, or `None` if this Xen does not say where its tables
+    /// are. The guest should not move memory meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// If dom0 is gone, or QEMU does not show its memory.
+    pub(crate) fn superpages(&self, domid: u32) -> Result<Option<u64>> {
+        let look = "xl dmesg -c >/dev/null; xl debug-keys v; xl dmesg";
+        let printed = self.exec(look, LOOK_BOUND)?.success()?;
+        let Some(root) = nested::Root::find(&printed, domid) else { return Ok(None) };
+        let mut control = nested::Control::connect(&self.work.0)?;
+        root.superpages(|table| control.page(table)).map(Some)
     }
 
     /// Creates a guest and waits until it runs.

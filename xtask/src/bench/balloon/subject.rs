@@ -68,9 +68,9 @@ impl<'s> Subject<'s> {
         listed_mib(&list, &self.name).with_context(|| format!("{} is not in:\n{list}", self.name))
     }
 
-    /// The number of its domain.
-    pub(super) fn domid(&self) -> u32 {
-        self.guest.domid()
+    /// How many pieces of 2 MiB of it Xen has mapped whole; `None` if Xen does not say.
+    pub(super) fn superpages(&self) -> Result<Option<u64>> {
+        self.session.superpages(self.guest.domid())
     }
 
     /// Ends it.
