@@ -6,6 +6,7 @@
 mod balloon;
 mod core;
 mod figure;
+mod guest;
 
 use crate::{build, paths};
 use anyhow::{Context, Result, bail, ensure};
@@ -52,7 +53,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let out = args.out.clone().unwrap_or_else(|| paths::workspace().join("out/bench"));
     std::fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
     let records = match args.suite {
-        Suite::Core => core::run()?,
+        Suite::Core => {
+            let mut records = core::run()?;
+            records.extend(guest::run(&out)?);
+            records
+        }
         Suite::Balloon => balloon::run(args.rounds, &out)?,
     };
     println!("{}", table(&records));

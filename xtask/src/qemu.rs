@@ -16,6 +16,9 @@ use std::time::Duration;
 pub(crate) enum Accelerator {
     /// QEMU's emulation: works everywhere, and its figures only compare.
     Tcg,
+    /// Emulation on one thread, in which every instruction takes one nanosecond: the time stamp counter counts
+    /// instructions, and a run repeats itself. Time in which nothing runs is skipped.
+    Counted,
     /// The machine's own virtualisation, with nesting, because Xen needs it for its guests.
     Kvm,
 }
@@ -38,6 +41,7 @@ impl Accelerator {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Tcg => "tcg",
+            Self::Counted => "tcg, counted",
             Self::Kvm => "kvm",
         }
     }
@@ -49,6 +53,7 @@ impl Accelerator {
             Self::Tcg => {
                 &["-accel", "tcg,thread=multi", "-cpu", "max,+svm,+npt,-smap,-smep,-pku,-la57,-rdtscp"]
             }
+            Self::Counted => &["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-cpu", "max"],
             Self::Kvm => &["-accel", "kvm", "-cpu", "host"],
         }
     }

@@ -15,6 +15,7 @@
 extern crate alloc;
 
 mod bench_balloon;
+mod bench_core;
 mod conformance;
 mod console;
 mod domain;
