@@ -38,6 +38,7 @@ pub mod platform;
 mod space;
 mod stacks;
 mod start;
+pub mod store_service;
 
 pub use cpus::Cpus;
 pub use domain::Domain;
@@ -47,6 +48,7 @@ pub use machine::{Machine, OnXen};
 pub use output::report;
 pub use platform::{Kernel, rcu, threads};
 pub use stacks::{NamedStack, set_other_stacks};
+pub use store_service::StoreService;
 
 /// Names the function that runs once the machine is up, `fn(&'static Machine) -> Outcome`, and the options that
 /// it understands on the kernel command line, a `&'static [Opt]`.

@@ -15,7 +15,9 @@
 //! | [`smp`] | several CPUs: messages, calls, TLB shootdown |
 //! | [`arch`] | x86-64: page tables, traps, address layout |
 //! | [`mm`] | page frames and the kernel heap |
+//! | [`balloon`] | memory that the guest does not need goes back to the hypervisor, and returns |
 //! | [`task`] | threads: scheduling, sleep, and what they wait for one another with |
+//! | [`tunable`] | what an operator may set: one table, values, xenstore |
 //! | [`xen`] | those traits over real hypercalls; events, clock, console, xenstore |
 //!
 //! Everything but `arch` and the hypercall instruction builds and is tested on the host.
@@ -26,6 +28,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod arch;
+pub mod balloon;
 pub mod boot_info;
 pub mod cmdline;
 pub mod mm;
@@ -34,6 +37,7 @@ pub mod report;
 pub mod smp;
 pub mod symbols;
 pub mod task;
+pub mod tunable;
 pub mod units;
 pub mod utc;
 pub mod xen;

@@ -24,6 +24,7 @@ mod faults;
 mod percpu;
 mod smp;
 mod store;
+mod store_service;
 mod threads;
 
 use alloc::format;

@@ -1,0 +1,39 @@
+//! Making blocks whole: the port to whoever can move frames.
+
+use crate::mm::frame::SparseBlock;
+use crate::units::Frames;
+
+/// What an evacuation achieved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Evacuation {
+    /// Frames that were moved out of the block.
+    pub moved: Frames,
+    /// Whether nothing was left in it at the end. Somebody else may have put something there since.
+    pub emptied: bool,
+}
+
+/// Moves frames that are in use out of a block, so that the block comes free as a whole.
+///
+/// Called from the worker's step, in a thread, with nothing held. The frames have to go into other partly used
+/// blocks, which is where the allocator serves movable requests from while there are any; an implementation must
+/// not ask the balloon for memory.
+pub trait Evacuate {
+    /// Tries to empty `block`. Its numbers were true a moment ago; somebody may have allocated or freed since.
+    fn evacuate(&self, block: SparseBlock) -> Evacuation;
+}
+
+impl<E: Evacuate + ?Sized> Evacuate for &E {
+    fn evacuate(&self, block: SparseBlock) -> Evacuation {
+        (**self).evacuate(block)
+    }
+}
+
+/// Nobody can move anything: only blocks that are free by themselves are taken as such.
+#[derive(Clone, Copy, Debug)]
+pub struct NoEvacuation;
+
+impl Evacuate for NoEvacuation {
+    fn evacuate(&self, _: SparseBlock) -> Evacuation {
+        Evacuation::default()
+    }
+}
