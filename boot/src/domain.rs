@@ -22,7 +22,7 @@ use ebb::arch::interrupts::{self, HandlerError};
 use ebb::arch::paging::window::WindowFull;
 use ebb::arch::{cpu, interrupts::FIRST_INTERRUPT, local as gs};
 use ebb::cmdline::ConsoleChoice;
-use ebb::port::{Clock, EventOps, HvmOps, HvmParam, Joined, MemoryOps, SpecialPage};
+use ebb::port::{Clock, EventOps, HvmOps, HvmParam, Joined, MemoryOps, SpecialPage, Wait};
 use ebb::smp::{CpuId, MAX_CPUS};
 use ebb::units::{EventPort, Gfn, VcpuId};
 use ebb::xen::clock::{self, Latest, PvClock, TimeInfo};
@@ -226,7 +226,7 @@ impl Domain {
     fn start_console(&self, machine: &Machine) -> Option<&'static RingConsole> {
         static CONSOLE: Once<RingConsole> = Once::new();
         let (page, port) = self.ring(machine, "console", HvmParam::ConsoleGfn, HvmParam::ConsolePort)?;
-        let console = CONSOLE.call_once(|| RingConsole::new(page, port, self.polling()));
+        let console = CONSOLE.call_once(|| RingConsole::new(page, port, self.polling(), self.channels));
         output::attach(console);
         Some(console)
     }
@@ -372,6 +372,29 @@ impl Domain {
     pub(crate) fn drain_console(&self) {
         if let Some(console) = self.console {
             console.drain();
+        }
+    }
+
+    /// Has what is typed on the console wake who [waits](Self::wait_for_console) for it. Answers whether there is a
+    /// console.
+    pub fn listen_to_console(&self) -> bool {
+        self.console.is_some_and(|console| {
+            console.set_listened();
+            match self.listen(console.port()) {
+                Ok(()) => true,
+                Err(error) => {
+                    log::warn!("console: its port cannot be unmasked: {error}");
+                    false
+                }
+            }
+        })
+    }
+
+    /// Waits until something may have been typed on the console; see [`listen_to_console`](Self::listen_to_console).
+    /// For threads.
+    pub fn wait_for_console(&self) {
+        if let Some(console) = self.console {
+            self.sleeping().wait(console.port(), u64::MAX);
         }
     }
 

@@ -22,7 +22,9 @@ pub mod cases;
 pub mod check;
 mod clock;
 pub mod cpus;
+mod direct_map;
 pub mod domain;
+pub mod elastic;
 mod end;
 mod entry;
 pub mod epitaph;
@@ -34,11 +36,15 @@ mod machine;
 mod memory;
 mod options;
 pub mod output;
+pub mod paged;
 pub mod platform;
+mod relief;
+pub mod shell;
 mod space;
 mod stacks;
 mod start;
 pub mod store_service;
+pub mod tunables;
 
 pub use cpus::Cpus;
 pub use domain::Domain;
@@ -49,6 +55,7 @@ pub use output::report;
 pub use platform::{Kernel, rcu, threads};
 pub use stacks::{NamedStack, set_other_stacks};
 pub use store_service::StoreService;
+pub use tunables::tunables;
 
 /// Names the function that runs once the machine is up, `fn(&'static Machine) -> Outcome`, and the options that
 /// it understands on the kernel command line, a `&'static [Opt]`.

@@ -5,6 +5,7 @@
 
 extern crate alloc;
 
+mod figures;
 mod found;
 
 use ebb::xen::shutdown::Command;
@@ -17,7 +18,7 @@ fn main(machine: &'static Machine) -> Outcome {
     let Some(domain) = machine.domain() else {
         return Outcome::Success;
     };
-    match obey(domain) {
+    match obey(machine, domain) {
         Ok(Command::Reboot) => Outcome::Reboot,
         Ok(Command::Poweroff | Command::Halt) => Outcome::Success,
         Err(why) => {
@@ -28,10 +29,17 @@ fn main(machine: &'static Machine) -> Outcome {
 }
 
 /// Waits for the toolstack's command. A store that is slow, or goes away, is waited for.
-fn obey(domain: &'static Domain) -> Result<Command, &'static str> {
+fn obey(machine: &'static Machine, domain: &'static Domain) -> Result<Command, &'static str> {
     let service = domain.store_service().ok_or("there is no xenstore")?;
     let requests =
         service.shutdown_requests().map_err(|_| "there is no memory for the thread that serves xenstore")?;
+    // Neither is worth stopping for.
+    if let Err(error) = ebb_boot::tunables::mirror_in(service) {
+        log::error!("tunables are not in xenstore: {error}");
+    }
+    if let Err(error) = ebb_boot::shell::start(domain, figures::Figures { machine, domain }) {
+        log::error!("there is no shell: {error}");
+    }
     if requests.wait_until_obeyed(u64::MAX) {
         ebb_boot::report("ready", &[]);
     }

@@ -197,6 +197,12 @@ impl StoreService {
         removed
     }
 
+    /// Has the consumer of a watch called again soon: something on our side has changed. Blocks for a moment.
+    pub fn repeat(&self, id: WatchId) {
+        self.watches.lock().repeat(id);
+        self.watches_changed();
+    }
+
     fn watches_changed(&self) {
         self.changed.store(true, Ordering::Release);
         domain::announce(self.port);

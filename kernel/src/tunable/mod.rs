@@ -7,9 +7,11 @@
 //! A group is offered only once its mechanism [serves](Tunables::serve) it, so that nothing can be set that does
 //! nothing. The command line comes before any mechanism and sets values of every group.
 
+mod elastic;
 mod mirror;
 mod table;
 
+pub use elastic::{SWITCHES, apply_switch};
 pub use mirror::{Mirror, ROOT, STATUS};
 pub use table::{COUNT, Declaration, Group, Id, Initial, OPTIONS, TABLE};
 

@@ -21,11 +21,13 @@ mod console;
 mod domain;
 mod fast_path;
 mod faults;
+mod paged;
 mod percpu;
 mod smp;
 mod store;
 mod store_service;
 mod threads;
+mod tunables;
 
 use alloc::format;
 use alloc::string::String;

@@ -21,6 +21,8 @@ pub(super) const CASES: &[(&str, Ask)] = &[
     ("system.a_store_that_sleeps_times_out_and_recovers", a_store_that_is_slow),
     ("system.what_is_typed_is_read", what_is_typed_is_read),
     ("system.bad_options_are_named", bad_options_are_named),
+    ("system.dom0_sets_tunables_and_is_refused", dom0_sets_tunables),
+    ("system.the_shell_obeys_what_is_typed", the_shell_obeys),
 ];
 
 /// How long a guest may take to come up, or to stop.
@@ -126,6 +128,14 @@ fn the_guest_says_what_xl_says(session: &Session) -> Result<()> {
         .and_then(|part| part.split("nr_pages=").nth(1)?.split(' ').next()?.parse::<u64>().ok())
         .with_context(|| format!("Xen does not list the domain:\n{books}"))?;
     ensure!(found.number("reservation_kib") == Some(pages * 4), "{found:?} against {pages} pages");
+    let sample = session.memory()?;
+    let seen = sample.domain(guest.domid()).with_context(|| format!("{sample} lacks the domain"))?;
+    ensure!(seen.kib == pages * 4, "our own look at Xen: {seen:?} against {pages} pages");
+    let free = session.exec("xl info free_memory", COMMAND_BOUND)?.success()?;
+    ensure!(
+        free.trim().parse::<u64>()?.abs_diff(sample.free_kib / 1024) <= 1,
+        "{sample} against xl's {free} MiB"
+    );
     guest.ask_to_shut_down()?;
     ends_as(guest, said, Ending::Poweroff).map(drop)
 }
@@ -250,6 +260,78 @@ fn bad_options_are_named(session: &Session) -> Result<()> {
     let (guest, said) = ready(session, "options", "loglevel=loud what=ever")?;
     for wanted in ["loglevel=\"loud\" is not accepted", "unknown option \"what=ever\" is ignored"] {
         ensure!(said.text.contains(wanted), "it does not say {wanted:?}:\n{}", said.text);
+    }
+    guest.ask_to_shut_down()?;
+    ends_as(guest, said, Ending::Poweroff).map(drop)
+}
+
+/// Writes a tunable of a guest as an operator would.
+fn set_tunable(session: &Session, guest: &Guest<'_>, name: &str, value: &str) -> Result<()> {
+    let node = format!("/local/domain/{}/data/ebb/tunables/{name}", guest.domid());
+    session.exec(&format!("xenstore-write {node} '{value}'"), COMMAND_BOUND)?.success().map(drop)
+}
+
+/// A node below the directory of a guest.
+fn read_node(session: &Session, guest: &Guest<'_>, name: &str) -> Result<String> {
+    let read = format!("xenstore-read /local/domain/{}/{name}", guest.domid());
+    Ok(session.exec(&read, COMMAND_BOUND)?.success()?.trim().to_owned())
+}
+
+/// dom0 sets a tunable through the store, and a value that is refused is answered and replaced. The case in the guest
+/// says when it wants what.
+fn dom0_sets_tunables(session: &Session) -> Result<()> {
+    const INTERVAL: &str = "selfballoon/selfballoon_interval";
+    let cmdline = "test.solo=tunables.dom0_sets_them_and_is_refused";
+    let mut guest =
+        session.create(&GuestConfig { kernel: TESTS.to_owned(), ..config("tunables", cmdline) })?;
+    let mut said = Said::default();
+    for (help, value) in [("set-interval-3", "3"), ("set-interval-0", "0"), ("look", "")] {
+        let asked = |said: &Said| {
+            said.records.iter().any(|record| record.kind == "help" && record.get("with") == Some(help))
+        };
+        if let Some(ending) = listen(&mut guest, &mut said, asked)? {
+            bail!("it ended as {ending:?} before it asked for {help}:\n{}", said.text);
+        }
+        if help != "look" {
+            set_tunable(session, &guest, INTERVAL, value)?;
+        }
+    }
+    let status = read_node(session, &guest, "data/ebb/tunables-status")?;
+    ensure!(
+        status == format!("{INTERVAL}: \"0\" is not accepted; accepted: 1 to 86400 s"),
+        "the refusal is {status:?}"
+    );
+    let value = read_node(session, &guest, &format!("data/ebb/tunables/{INTERVAL}"))?;
+    ensure!(value == "3", "the node shows {value:?} and not the value in force");
+    let policy = read_node(session, &guest, "data/ebb/tunables/selfballoon/policy")?;
+    ensure!(policy == "committed", "the policy is shown as {policy:?}");
+    // It ends when it has seen the answer.
+    set_tunable(session, &guest, INTERVAL, "4")?;
+    let said = ends_as(guest, said, Ending::Poweroff)?;
+    let end = said.record("end").context("the case did not end")?;
+    ensure!(end.get("outcome") == Some("pass"), "{end:?}");
+    Ok(())
+}
+
+/// Lines typed into the terminal of the guest's console are obeyed, after noise and an endless line too.
+fn the_shell_obeys(session: &Session) -> Result<()> {
+    let (mut guest, mut said) = ready(session, "shell", "")?;
+    let tty = format!("$(xenstore-read /local/domain/{}/console/tty)", guest.domid());
+    let type_in = |text: &str| session.exec(&format!("{text} >{tty}"), COMMAND_BOUND)?.success().map(drop);
+    let dialogue = [
+        ("printf 'stats\\n'", "reservation_kib "),
+        ("printf 'set no/such 1\\r'", "there is no such tunable"),
+        ("printf '\\377\\000\\033[A\\036record x=1\\003dance\\n'", "\"dance\" is not a command"),
+        ("head -c 20000 /dev/zero | tr '\\0' x; printf '\\n'", "this one was not obeyed"),
+        ("printf 'help\\n'", "set NAME VALUE"),
+    ];
+    for (typed, answer) in dialogue {
+        said.text.clear();
+        let typed = if typed.contains('|') { format!("{{ {typed}; }}") } else { typed.to_owned() };
+        type_in(&typed)?;
+        if let Some(ending) = listen(&mut guest, &mut said, |said| said.text.contains(answer))? {
+            bail!("it ended as {ending:?} when {typed:?} was typed:\n{}", said.text);
+        }
     }
     guest.ask_to_shut_down()?;
     ends_as(guest, said, Ending::Poweroff).map(drop)

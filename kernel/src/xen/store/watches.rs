@@ -125,6 +125,13 @@ impl Watches {
         true
     }
 
+    /// Has the consumer of a watch called again soon, with [`StoreEvent::Again`].
+    pub fn repeat(&mut self, id: WatchId) {
+        if let Some(watch) = self.get_mut(id) {
+            watch.again.get_or_insert_with(Backoff::default);
+        }
+    }
+
     /// How far it is; `None` if it was removed.
     #[must_use]
     pub fn state(&self, id: WatchId) -> Option<&WatchState> {
@@ -294,6 +301,21 @@ mod tests {
         assert_eq!(watches.due(), end, "still to be said");
         watches.settle(&end[0], Err(StoreError::Refused(Errno::ENOENT)));
         assert!(watches.due().is_empty());
+    }
+
+    #[test]
+    fn a_repeated_watch_is_called_once_more() {
+        let mut watches = Watches::new();
+        let id = watches.add("p", counting(&Arc::default(), Ok(())));
+        watches.repeat(id);
+        watches.repeat(id);
+        assert_eq!((watches.again_ns(), watches.again(5).len()), (0, 1));
+        watches.delivered(id, &Ok(()), 5);
+        assert!(watches.again(5).is_empty());
+        // One that waits after a failure goes on waiting: the store is out of order.
+        watches.delivered(id, &Err(StoreError::Timeout), 5);
+        watches.repeat(id);
+        assert!(watches.again(5).is_empty() && watches.again_ns() != u64::MAX);
     }
 
     #[test]
