@@ -32,6 +32,9 @@ pub(crate) struct Args {
     /// How often the balloon is measured, each time in new guests; the medians are shown.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
     rounds: u32,
+    /// How much memory the balloon moves.
+    #[arg(long, value_name = "MiB", value_delimiter = ',', default_values_t = [128, 512])]
+    mib: Vec<u32>,
     /// Write the records to this file, as a list.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -58,7 +61,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             records.extend(guest::run(&out)?);
             records
         }
-        Suite::Balloon => balloon::run(args.rounds, &out)?,
+        Suite::Balloon => balloon::run(args.rounds, &args.mib, &out)?,
     };
     println!("{}", table(&records));
     println!(
@@ -142,6 +145,27 @@ mod tests {
 
     fn record() -> String {
         RECORD.replace('\n', "")
+    }
+
+    #[derive(Debug, clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn a_suite_must_be_named_and_at_least_one_round_be_run() {
+        let parse = |words: &[&str]| {
+            let words = std::iter::once("bench").chain(words.iter().copied());
+            <Cli as clap::Parser>::try_parse_from(words).map(|cli| cli.args)
+        };
+        assert_eq!(parse(&["balloon", "--rounds", "5"]).unwrap().rounds, 5);
+        assert_eq!(parse(&["core"]).unwrap().suite, Suite::Core);
+        assert_eq!(parse(&["balloon"]).unwrap().mib, [128, 512]);
+        assert_eq!(parse(&["balloon", "--mib", "4,8"]).unwrap().mib, [4, 8]);
+        for words in [&[][..], &["swap"], &["balloon", "--rounds", "0"], &["balloon", "--rounds", "x"]] {
+            assert!(parse(words).is_err(), "{words:?}");
+        }
     }
 
     #[test]

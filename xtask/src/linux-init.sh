@@ -5,7 +5,7 @@
 #   down MIB     gives MIB back through the balloon's own target in sysfs      @moved ns= polls= calls= frames=
 #   up MIB       takes MIB back                                                the same
 #   touch MIB    writes MIB of memory and frees it                             @touched ns=
-#   spike MIB    takes MIB back and writes them                                @spiked grown_ns= ns=
+#   spike MIB    takes MIB back and writes them                                @spiked grown_ns= ns= free_kib=
 #   off          powers off
 
 /bin/busybox --install -s /bin
@@ -88,8 +88,9 @@ perform() {
         write "$2" && rm /memory/pattern && now && echo "@touched ns=$((ns - begun))"
         ;;
     spike)
+        free=$(sed -n 's/MemFree: *\([0-9]*\).*/\1/p' /proc/meminfo)
         move $(($2 * 1024)) && grown=$((ns - begun)) && write "$2" && now || return
-        echo "@spiked grown_ns=$grown ns=$((ns - begun))"
+        echo "@spiked grown_ns=$grown ns=$((ns - begun)) free_kib=$free"
         rm /memory/pattern
         ;;
     off) poweroff -f ;;

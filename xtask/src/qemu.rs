@@ -143,6 +143,12 @@ impl Qemu {
         }
     }
 
+    /// The processor time that it has used so far, in all its threads. Unlike the time on a clock, this does not grow
+    /// when the machine does something else. `None` where the system does not tell.
+    pub(crate) fn cpu_time(&self) -> Option<Duration> {
+        cpu_time(&fs::read_to_string(format!("/proc/{}/stat", self.child.id())).ok()?)
+    }
+
     /// Kills it, if it still runs, and waits until it is gone.
     pub(crate) fn kill(&mut self) {
         // Both fail only if it has ended and been waited for already.
@@ -157,6 +163,15 @@ impl Drop for Qemu {
     }
 }
 
+/// User and system time from a process's `stat` (proc(5)), which counts them in hundredths of a second.
+fn cpu_time(stat: &str) -> Option<Duration> {
+    // The name, in parentheses, may have anything in it. After it comes field 3; the times are fields 14 and 15.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut times = fields.split_ascii_whitespace().skip(14 - 3).map(str::parse::<u64>);
+    let ticks = times.next()?.ok()? + times.next()?.ok()?;
+    Some(Duration::from_millis(ticks * 10))
+}
+
 /// The last lines of a log, for an error message.
 pub(crate) fn tail(path: &Path, lines: usize) -> String {
     let bytes = fs::read(path).unwrap_or_default();
@@ -168,6 +183,16 @@ pub(crate) fn tail(path: &Path, lines: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn processor_time_is_found_behind_any_name() {
+        let stat = "4711 (a) b ( c) S 1 2 3 4 5 6 7 8 9 10 150 25 0 0 20 0 5 0";
+        assert_eq!(cpu_time(stat), Some(Duration::from_millis(1750)));
+        assert_eq!(cpu_time("4711 (x) S 1 2"), None);
+        assert_eq!(cpu_time(""), None);
+        let own = fs::read_to_string("/proc/self/stat").unwrap();
+        assert!(cpu_time(&own).is_some());
+    }
 
     #[test]
     fn the_tail_is_the_end_of_the_log() {

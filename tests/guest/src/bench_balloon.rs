@@ -4,26 +4,33 @@
 //! | line | what happens | answer |
 //! |---|---|---|
 //! | `touch MIB` | writes MIB of free memory | `touched`: `ns` |
-//! | `down HOW MIB` | MIB go to Xen | `moved`: `ns`, `scrub_ns` (part of it), `calls`, `extents_9`, `extents_0` |
+//! | `down HOW MIB` | MIB go to Xen | `moved`: `ns`, `calls`, `extents_9`, `extents_0`; `scrub_ns` (part of `ns`) of a bare loop, `scrubbed` (frames) of the balloon |
 //! | `up HOW MIB` | MIB come back | the same |
+//! | `spike MIB` | MIB of paged memory are written for the first time; what is not free, the balloon brings | `spiked`: `ns`, `free_kib` (before), `stalls`, `stall_ns` (of allocations that had to wait for the balloon) |
 //! | `off` | the case ends | – |
 //!
-//! HOW is `blocks` or `frames`: a bare loop of hypercalls over lists of up to 512 extents of 2 MiB or 4 KiB. Only the
-//! hypercalls are timed there. `blocks-scrubbed` zeroes each block first, and times that too.
+//! HOW is `balloon`, the kernel's own, timed from its new target until that is reached; or `blocks` or `frames`: a bare
+//! loop of hypercalls over lists of up to 512 extents of 2 MiB or 4 KiB. Only the hypercalls are timed there.
+//! `blocks-scrubbed` zeroes each block first, and times that too.
 #![expect(
     unsafe_code,
     reason = "hypercalls without the kernel's balloon around them, and memory that nobody has"
 )]
 
 use crate::{domain_of, ensure, failed};
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use ebb::arch::layout::direct_map;
+use ebb::balloon::{Budget, NoEvacuation, Outcome, Scratch};
+use ebb::mm::exchange::ExchangeStats;
 use ebb::mm::frame::{Ballooned, Contents, Extent, Request, Use};
+use ebb::mm::paged::Charge;
 use ebb::port::{Clock, MemoryOps};
 use ebb::units::{BLOCK_FRAMES, FRAME_SIZE, Frames, Gfn, Order, VcpuId};
 use ebb_boot::cases::Not;
+use ebb_boot::elastic::{self, KernelBalloon};
 use ebb_boot::{Machine, case, report};
 
 /// How long the next line may take to come.
@@ -37,6 +44,7 @@ const BOOT: VcpuId = VcpuId::new(0);
 
 case!(on Xen, with help: "bench.balloon", |machine| {
     let mut bare = Bare { machine, out: Vec::new() };
+    let mut balloon = Whole::new()?;
     let mut keyboard = Keyboard { machine, partial: Vec::new() };
     let reservation = domain_of(machine)?.xen().current_reservation().map_err(|error| failed("Xen")(&error))?;
     report("ready", &[("version", &env!("CARGO_PKG_VERSION")), ("kib", &reservation.to_kib().get())]);
@@ -49,16 +57,22 @@ case!(on Xen, with help: "bench.balloon", |machine| {
                 report("touched", &[("ns", &ns)]);
             }
             [verb @ ("down" | "up"), how, mib] => {
-                let how = How::from_word(how)?;
                 report("begin", &[]);
-                let moved = if verb == "down" { bare.down(how, blocks(mib)?)? } else { bare.up(how, blocks(mib)?)? };
+                let (down, count) = (verb == "down", blocks(mib)?);
+                let moved = match (how, down) {
+                    ("balloon", _) => balloon.move_by(machine, down, count)?,
+                    (_, true) => bare.down(How::from_word(how)?, count)?,
+                    (_, false) => bare.up(How::from_word(how)?, count)?,
+                };
                 moved.report();
             }
+            ["spike", mib] => spike(machine, blocks(mib)?)?,
             ["off"] => break,
             _ => return Err(format!("the line {line:?} makes no sense").into()),
         }
     }
     ensure(bare.out.is_empty(), "memory is still with Xen")?;
+    balloon.balloon.validate().map_err(|error| Not::Failed(format!("{error:?}")))?;
     machine.frames().validate().map_err(|error| Not::Failed(format!("{error:?}")))
 });
 
@@ -117,6 +131,7 @@ impl How {
 struct Moved {
     ns: u64,
     scrub_ns: u64,
+    scrubbed: u64,
     calls: u64,
     extents: [u64; 2],
 }
@@ -128,6 +143,7 @@ impl Moved {
             &[
                 ("ns", &self.ns),
                 ("scrub_ns", &self.scrub_ns),
+                ("scrubbed", &self.scrubbed),
                 ("calls", &self.calls),
                 ("extents_9", &self.extents[1]),
                 ("extents_0", &self.extents[0]),
@@ -165,7 +181,8 @@ impl Bare {
             self.out
                 .push(frames.mark_ballooned(block).map_err(|error| failed("a block that went out")(&error))?);
         }
-        Ok(Moved { ns, scrub_ns, calls, extents: extents(how.order, list.len()) })
+        let extents = extents(how.order, list.len());
+        Ok(Moved { ns, scrub_ns, calls, extents, ..Moved::default() })
     }
 
     /// Takes `count` blocks back, the last ones first.
@@ -184,8 +201,83 @@ impl Bare {
         for block in back {
             frames.give_back(block).map_err(|error| failed("a block that came back")(&error))?;
         }
-        Ok(Moved { ns, scrub_ns: 0, calls, extents: extents(how.order, list.len()) })
+        Ok(Moved { ns, calls, extents: extents(how.order, list.len()), ..Moved::default() })
     }
+}
+
+/// The kernel's own balloon, without a policy: the worker must be off, and leaves it alone while nothing changes.
+struct Whole {
+    balloon: &'static KernelBalloon,
+    scratch: Box<Scratch>,
+}
+
+impl Whole {
+    fn new() -> Result<Self, Not> {
+        Ok(Self { balloon: elastic::balloon().ok_or("there is no balloon")?, scratch: Box::default() })
+    }
+
+    /// Sets a target that is `count` blocks away, and takes steps until it is reached.
+    fn move_by(&mut self, machine: &'static Machine, down: bool, count: usize) -> Result<Moved, Not> {
+        let distance = Frames::new(count as u64 * BLOCK_FRAMES);
+        let from = self.balloon.reservation();
+        let goal = if down { from.saturating_sub(distance) } else { from + distance };
+        let before = self.balloon.exchange().stats();
+        let cpus = machine.cpus();
+        let begun_ns = cpus.now_ns();
+        self.balloon.set_target(goal);
+        loop {
+            let step = self.balloon.step(cpus.now_ns(), &Budget::DEFAULT, &mut self.scratch, &NoEvacuation);
+            match step.outcome {
+                Outcome::Reached => break,
+                Outcome::More => {}
+                outcome => return Err(format!("the balloon does not get there: {outcome:?}").into()),
+            }
+        }
+        let ns = cpus.now_ns() - begun_ns;
+        ensure(self.balloon.reservation() == goal, "the balloon stopped somewhere else")?;
+        let after = self.balloon.exchange().stats();
+        let counted = |of: fn(&ExchangeStats) -> u64| of(&after) - of(&before);
+        Ok(Moved {
+            ns,
+            scrub_ns: 0,
+            scrubbed: counted(|stats| stats.scrubbed_frames),
+            calls: counted(|stats| stats.release_calls + stats.populate_calls + stats.probe_calls),
+            extents: [
+                counted(|stats| stats.released_frames + stats.populated_frames),
+                counted(|stats| stats.released_blocks + stats.populated_blocks),
+            ],
+        })
+    }
+}
+
+/// Reserves `count` blocks' worth of paged memory and writes all of it, as an application would that knows nothing of
+/// a balloon.
+fn spike(machine: &'static Machine, count: usize) -> Result<(), Not> {
+    let paged = machine.paged();
+    let pages = Frames::new(count as u64 * BLOCK_FRAMES);
+    let free_kib = machine.frames().stats().available().to_kib().get();
+    let (stalls_before, stall_ns_before) = elastic::stalls();
+    let begun_ns = machine.cpus().now_ns();
+    let region = paged.reserve(pages, Charge::Whole).map_err(|error| failed("a region")(&error))?;
+    for page in 0..pages.get() as usize {
+        let page =
+            core::ptr::with_exposed_provenance_mut::<u8>(region.address() as usize + page * FRAME_SIZE);
+        // SAFETY: a page of a region that nobody else has; it comes with the first write.
+        unsafe { page.write_bytes(0xA5, FRAME_SIZE) };
+    }
+    let ns = machine.cpus().now_ns() - begun_ns;
+    let (stalls, stall_ns) = elastic::stalls();
+    paged.release(region);
+    report(
+        "spiked",
+        &[
+            ("ns", &ns),
+            ("free_kib", &free_kib),
+            ("stalls", &(stalls - stalls_before)),
+            ("stall_ns", &(stall_ns - stall_ns_before)),
+        ],
+    );
+    Ok(())
 }
 
 fn extents(order: Order, count: usize) -> [u64; 2] {
@@ -233,11 +325,11 @@ fn in_lists(
     Ok(calls)
 }
 
-/// Fills a block with one byte.
-fn write(block: &Extent, byte: u8) {
-    let Some(start) = direct_map(block.first().start()) else { return };
+/// Fills an extent with one byte.
+fn write(extent: &Extent, byte: u8) {
+    let Some(start) = direct_map(extent.first().start()) else { return };
     let start = core::ptr::with_exposed_provenance_mut::<u8>(start as usize);
-    let bytes = block.frames().get() as usize * FRAME_SIZE;
+    let bytes = extent.frames().get() as usize * FRAME_SIZE;
     // SAFETY: memory of the guest that the token's holder has alone, shown by the direct map.
     unsafe { start.write_bytes(byte, bytes) };
 }

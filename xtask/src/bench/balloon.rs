@@ -21,16 +21,20 @@ use subject::{Answer, Subject};
 const TESTS: &str = "/guests/tests";
 const LINUX: &str = "/guests/linux";
 const LINUX_INITRAMFS: &str = "/guests/linux-initramfs";
+/// The words for Ebb's test image: this one case, and no policy that moves memory by itself.
+const EBB_CMDLINE: &str = "loglevel=warn tmem.selfballooning=0 test.solo=bench.balloon";
 /// What each guest has, in MiB.
 const GUEST_MIB: u32 = 1024;
-/// How much is moved, in MiB.
-const SIZES_MIB: [u32; 2] = [128, 512];
+/// What it needs itself, and what it moves is rounded to.
+const KEPT_MIB: u32 = 256;
+const BLOCK_MIB: u32 = 2;
 /// How much of the moved memory the toolstack may not see, because it rounds.
 const ROUNDING_MIB: u64 = 1;
-/// A guest of its own for the spike: so much memory that what it gave away is missed.
+/// A guest of its own for the spike: so small that what it gave away is missed.
 const SPIKE_GUEST_MIB: u32 = 256;
-/// How much it gives away before, and then wants.
-const SPIKE_DOWN_MIB: u32 = 128;
+/// How much each gives away before: most of what it does not need itself. Then it wants this much.
+const LINUX_DOWN_MIB: u32 = 128;
+const EBB_DOWN_MIB: u32 = 236;
 const SPIKE_MIB: u32 = 100;
 
 /// Who moves memory.
@@ -106,6 +110,8 @@ struct Move {
     seconds: f64,
     /// By the clock of this machine.
     host_seconds: f64,
+    /// Processor time of the whole emulated machine.
+    cpu_seconds: Option<f64>,
     calls: Option<u64>,
     extents_9: Option<u64>,
     extents_0: Option<u64>,
@@ -120,10 +126,35 @@ impl Move {
         Ok(Self {
             seconds: answer.number("ns")? as f64 / 1e9,
             host_seconds: answer.host.as_secs_f64(),
+            cpu_seconds: answer.cpu.map(|cpu| cpu.as_secs_f64()),
             calls: answer.maybe("calls"),
             extents_9: answer.maybe("extents_9").or(frames.map(|_| 0)),
             extents_0: answer.maybe("extents_0").or(frames),
             superpages: None,
+        })
+    }
+}
+
+/// A sudden demand.
+#[derive(Clone, Copy, Debug)]
+struct Spike {
+    /// Until all of it was written.
+    seconds: f64,
+    /// Until it was there, if that was a step of its own.
+    grown_seconds: Option<f64>,
+    /// What was free before.
+    free_kib: u64,
+    /// How long allocations waited for the balloon, if the guest knows.
+    stall_seconds: Option<f64>,
+}
+
+impl Spike {
+    fn new(answer: &Answer) -> Result<Self> {
+        Ok(Self {
+            seconds: answer.number("ns")? as f64 / 1e9,
+            grown_seconds: answer.maybe("grown_ns").map(|ns| ns as f64 / 1e9),
+            free_kib: answer.number("free_kib")?,
+            stall_seconds: answer.maybe("stall_ns").map(|ns| ns as f64 / 1e9),
         })
     }
 }
@@ -136,7 +167,7 @@ struct Moves(BTreeMap<(How, Case), Vec<Move>>);
 struct Rig<'s> {
     session: &'s Session,
     moves: Moves,
-    spikes: Vec<[f64; 2]>,
+    spikes: Vec<(How, Spike)>,
     linux_version: String,
 }
 
@@ -145,7 +176,8 @@ struct Rig<'s> {
 /// # Errors
 ///
 /// If Xen does not come up, a guest does not do as it is told, or the toolstack does not see the memory move.
-pub(super) fn run(rounds: u32, out: &Path) -> Result<Vec<Value>> {
+pub(super) fn run(rounds: u32, sizes_mib: &[u32], out: &Path) -> Result<Vec<Value>> {
+    check_sizes(sizes_mib)?;
     let kit = setup::ensure()?;
     let tests = build::build(Image::GuestTests)?.image;
     let initramfs = out.join("linux-initramfs");
@@ -160,18 +192,31 @@ pub(super) fn run(rounds: u32, out: &Path) -> Result<Vec<Value>> {
         Rig { session: &session, moves: Moves::default(), spikes: Vec::new(), linux_version: String::new() };
     for round in 1..=rounds {
         eprintln!("bench: round {round} of {rounds}");
-        for mib in SIZES_MIB {
+        for &mib in sizes_mib {
             rig.linux(How::Linux, mib, round)?;
             rig.linux(How::LinuxFast, mib, round)?;
+            rig.ebb(mib, round)?;
             rig.bare(mib, round)?;
         }
         rig.linux_spike(round)?;
+        rig.ebb_spike(round)?;
     }
     let accelerator = session.accelerator();
     let Rig { moves, spikes, linux_version, .. } = rig;
     session.power_off()?;
-    let found = figures::Found { moves: &moves, spikes: &spikes, linux: &linux_version, accelerator };
+    let found =
+        figures::Found { sizes_mib, moves: &moves, spikes: &spikes, linux: &linux_version, accelerator };
     Ok(found.figures().iter().map(Figure::record).collect())
+}
+
+/// Sizes that a guest can move.
+fn check_sizes(sizes_mib: &[u32]) -> Result<()> {
+    for &mib in sizes_mib {
+        let most = GUEST_MIB - KEPT_MIB;
+        let right = (BLOCK_MIB..=most).contains(&mib) && mib.is_multiple_of(BLOCK_MIB);
+        ensure!(right, "cannot move {mib} MiB: a multiple of {BLOCK_MIB}, up to {most}, is accepted");
+    }
+    Ok(())
 }
 
 impl Rig<'_> {
@@ -199,9 +244,20 @@ impl Rig<'_> {
         Ok(())
     }
 
+    fn ebb(&mut self, mib: u32, round: u32) -> Result<()> {
+        let config = config(&format!("ebb-{mib}-{round}"), TESTS, EBB_CMDLINE, GUEST_MIB);
+        let (mut subject, _) = Subject::start(self.session, &config)?;
+        let mut moves = Vec::new();
+        both_ways(&mut subject, How::Balloon, mib, false, &mut moves)?;
+        subject.ask(&format!("touch {mib}"), "touched")?;
+        both_ways(&mut subject, How::Balloon, mib, true, &mut moves)?;
+        subject.end()?;
+        self.moves.add(moves);
+        Ok(())
+    }
+
     fn bare(&mut self, mib: u32, round: u32) -> Result<()> {
-        let config =
-            config(&format!("bare-{mib}-{round}"), TESTS, "loglevel=warn test.solo=bench.balloon", GUEST_MIB);
+        let config = config(&format!("bare-{mib}-{round}"), TESTS, EBB_CMDLINE, GUEST_MIB);
         let (mut subject, _) = Subject::start(self.session, &config)?;
         let mut moves = Vec::new();
         both_ways(&mut subject, How::Blocks, mib, false, &mut moves)?;
@@ -218,11 +274,21 @@ impl Rig<'_> {
     fn linux_spike(&mut self, round: u32) -> Result<()> {
         let name = format!("linux-spike-{round}");
         let mut subject = self.start_linux(&name, linux::CMDLINE, SPIKE_GUEST_MIB)?;
-        subject.ask(&format!("down {SPIKE_DOWN_MIB}"), "moved")?;
-        let answer = subject.ask(&format!("spike {SPIKE_MIB}"), "spiked")?;
-        let spike = [answer.number("grown_ns")? as f64 / 1e9, answer.number("ns")? as f64 / 1e9];
+        subject.ask(&format!("down {LINUX_DOWN_MIB}"), "moved")?;
+        let spike = Spike::new(&subject.ask(&format!("spike {SPIKE_MIB}"), "spiked")?)?;
         subject.end()?;
-        self.spikes.push(spike);
+        self.spikes.push((How::Linux, spike));
+        Ok(())
+    }
+
+    /// Ebb gets memory back where a page is touched and none is free.
+    fn ebb_spike(&mut self, round: u32) -> Result<()> {
+        let config = config(&format!("ebb-spike-{round}"), TESTS, EBB_CMDLINE, SPIKE_GUEST_MIB);
+        let (mut subject, _) = Subject::start(self.session, &config)?;
+        subject.ask(&format!("down balloon {EBB_DOWN_MIB}"), "moved")?;
+        let spike = Spike::new(&subject.ask(&format!("spike {SPIKE_MIB}"), "spiked")?)?;
+        subject.end()?;
+        self.spikes.push((How::Balloon, spike));
         Ok(())
     }
 }
@@ -270,6 +336,20 @@ impl Moves {
     fn add(&mut self, moves: Vec<((How, Case), Move)>) {
         for (key, taken) in moves {
             self.0.entry(key).or_default().push(taken);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_guest_has_is_moved() {
+        assert!(check_sizes(&[2, 128, 512, 768]).is_ok());
+        for mib in [0, 1, 129, 770, u32::MAX] {
+            let error = check_sizes(&[128, mib]).unwrap_err().to_string();
+            assert!(error.contains(&format!("cannot move {mib} MiB")), "{error}");
         }
     }
 }

@@ -201,6 +201,11 @@ impl Session {
         self.accelerator
     }
 
+    /// The processor time that the whole machine has used so far; `None` where this system does not tell.
+    pub(crate) fn cpu_time(&self) -> Option<Duration> {
+        self.qemu.lock().unwrap_or_else(PoisonError::into_inner).cpu_time()
+    }
+
     /// The log of Xen's and dom0's console.
     pub(crate) fn xen_log(&self) -> PathBuf {
         self.shared.out.join(XEN_LOG)

@@ -1,6 +1,6 @@
 //! From moves to figures.
 
-use super::{Case, Direction, How, Move, Moves, SIZES_MIB, SPIKE_MIB};
+use super::{Case, Direction, How, Move, Moves, SPIKE_MIB, Spike};
 use crate::bench::figure::{Better, Figure, median};
 use crate::qemu::Accelerator;
 
@@ -51,11 +51,14 @@ const COUNTS: [Count; 4] = [
     },
 ];
 
+const CPU_NOTE: &str = "of the whole emulated machine, dom0 included, in steps of 0.01 s; does not grow when this \
+                        machine does other things";
+
 /// What was found.
 pub(super) struct Found<'f> {
+    pub(super) sizes_mib: &'f [u32],
     pub(super) moves: &'f Moves,
-    /// Linux: until it had the memory, and until it had written it, in seconds.
-    pub(super) spikes: &'f [[f64; 2]],
+    pub(super) spikes: &'f [(How, Spike)],
     pub(super) linux: &'f str,
     pub(super) accelerator: Accelerator,
 }
@@ -64,7 +67,7 @@ impl Found<'_> {
     /// All of it.
     pub(super) fn figures(&self) -> Vec<Figure> {
         let mut figures = Vec::new();
-        for mib in SIZES_MIB {
+        for &mib in self.sizes_mib {
             for touched in [false, true] {
                 for direction in Direction::BOTH {
                     figures.extend(self.of_case(Case { mib, touched, direction }));
@@ -86,6 +89,7 @@ impl Found<'_> {
         let ours = self.all(How::Balloon, case);
         let seconds = |how| middle(self.all(how, case), |taken| Some(taken.seconds));
         let rate = |how| seconds(how).map(|seconds| f64::from(case.mib) / seconds);
+        let cpu = |how| middle(self.all(how, case), |taken| taken.cpu_seconds);
         let count = |how, of: fn(&Move) -> Option<u64>| {
             middle(self.all(how, case), |taken| of(taken).map(|n| n as f64))
         };
@@ -100,6 +104,9 @@ impl Found<'_> {
             new(word, "MiB/s", rate(How::Balloon))
                 .beside(&linux, rate(How::Linux), Some(Better::More))
                 .note(&note),
+            new(&format!("{word}: processor time"), "s", cpu(How::Balloon))
+                .beside(&linux, cpu(How::Linux), Some(Better::Less))
+                .note(absent(ours, CPU_NOTE)),
             new(word, "s", seconds(How::Balloon))
                 .beside(&fast, seconds(How::LinuxFast), Some(Better::Less))
                 .note(&note),
@@ -129,16 +136,36 @@ impl Found<'_> {
 
     /// Linux has to be told before it can use memory; how long that takes is not its own time.
     fn spike(&self) -> Figure {
-        let usable = median(&self.spikes.iter().map(|[_, usable]| *usable).collect::<Vec<_>>());
-        let grown = median(&self.spikes.iter().map(|[grown, _]| *grown).collect::<Vec<_>>());
-        let grown = grown.map_or(String::new(), |grown| format!(", of which {grown:.2} s until it had them"));
-        let note = format!(
-            "Linux cannot ask: a script in the guest raises its target and then writes{grown}; an operator who has to \
-             notice first comes on top"
-        );
-        Figure::new(BENCH, &format!("demand spike of {SPIKE_MIB} MiB"), "until written", "s", None)
-            .beside(&format!("Linux {}", self.linux), usable, Some(Better::Less))
-            .note(absent(&[], &note))
+        let of = |who, what: fn(&Spike) -> Option<f64>| {
+            let all = self.spikes.iter().filter(|(how, _)| *how == who);
+            median(&all.map(|(_, spike)| what(spike)).collect::<Option<Vec<_>>>()?)
+        };
+        let seconds = |who| of(who, |spike| Some(spike.seconds));
+        let free = |who| of(who, |spike| Some(spike.free_kib as f64 / 1024.0));
+        let grown = of(How::Linux, |spike| spike.grown_seconds);
+        let mut note = String::new();
+        let stalled = of(How::Balloon, |spike| spike.stall_seconds);
+        if let (Some(free), Some(stalled)) = (free(How::Balloon), stalled) {
+            note += &format!(
+                "ours: paged memory written for the first time, {stalled:.2} s of it waiting for the balloon \
+                 ({free:.0} MiB were free); "
+            );
+        }
+        if let (Some(free), Some(grown)) = (free(How::Linux), grown) {
+            note += &format!(
+                "Linux cannot ask: a script in it raises the target, {grown:.2} s, and then writes ({free:.0} MiB \
+                 were free); an operator who has to notice first comes on top"
+            );
+        }
+        Figure::new(
+            BENCH,
+            &format!("demand spike of {SPIKE_MIB} MiB"),
+            "until written",
+            "s",
+            seconds(How::Balloon),
+        )
+        .beside(&format!("Linux {}", self.linux), seconds(How::Linux), Some(Better::Less))
+        .note(note)
     }
 
     fn all(&self, how: How, case: Case) -> &[Move] {
@@ -186,6 +213,7 @@ mod tests {
         Move {
             seconds,
             host_seconds: seconds + 0.01,
+            cpu_seconds: Some(seconds / 2.0),
             calls: Some(64),
             extents_9: Some(0),
             extents_0: Some(32768),
@@ -200,8 +228,25 @@ mod tests {
         for (how, all) in all {
             moves.add(all.iter().map(|taken| ((*how, CASE), taken.clone())).collect());
         }
-        let spikes = [[0.5, 1.5], [0.7, 2.5], [0.6, 2.0]];
-        check(Found { moves: &moves, spikes: &spikes, linux: "6.1", accelerator: Accelerator::Tcg });
+        let spike = |seconds, grown_seconds| Spike {
+            seconds,
+            grown_seconds,
+            free_kib: 20 << 10,
+            stall_seconds: Some(0.25),
+        };
+        let spikes = [
+            (How::Linux, spike(1.5, Some(0.5))),
+            (How::Linux, spike(2.5, Some(0.7))),
+            (How::Balloon, spike(0.5, None)),
+            (How::Linux, spike(2.0, Some(0.6))),
+        ];
+        check(Found {
+            sizes_mib: &[128],
+            moves: &moves,
+            spikes: &spikes,
+            linux: "6.1",
+            accelerator: Accelerator::Tcg,
+        });
     }
 
     #[test]
@@ -217,6 +262,8 @@ mod tests {
             assert_eq!((first["ours"].as_f64(), first["peer"].as_f64()), (Some(0.25), Some(4.0)));
             assert_eq!((first["ratio"].as_f64(), &first["met"]), (Some(16.0), &true.into()));
             assert!(first["note"].as_str().unwrap().contains("Linux 3.000 to 9.000"), "{first}");
+            let cpu = figures.iter().map(Figure::record).find(|record| record["ours"] == 0.125).unwrap();
+            assert_eq!(cpu["peer"], 2.0);
             let rate = figures[1].record();
             assert_eq!((rate["ours"].as_f64(), rate["peer"].as_f64()), (Some(512.0), Some(32.0)));
             let bare = figures.iter().map(Figure::record).find(|record| record["peer"] == 0.2).unwrap();
@@ -235,9 +282,20 @@ mod tests {
                 assert!(record["ours"].is_null() && record["ratio"].is_null() && record["met"].is_null());
                 assert!(record["note"].as_str().unwrap().starts_with("ours not measured"), "{record}");
             }
+        });
+    }
+
+    #[test]
+    fn a_spike_stands_beside_the_script_in_linux() {
+        found(&[], |found| {
             let spike = found.spike().record();
-            assert_eq!(spike["peer"], 2.0);
-            assert!(spike["note"].as_str().unwrap().contains("0.60 s until it had them"), "{spike}");
+            assert_eq!((spike["ours"].as_f64(), spike["peer"].as_f64()), (Some(0.5), Some(2.0)));
+            assert_eq!(spike["ratio"], 4.0);
+            let note = spike["note"].as_str().unwrap();
+            assert!(
+                note.contains("raises the target, 0.60 s") && note.contains("20 MiB were free"),
+                "{note}"
+            );
         });
     }
 

@@ -28,6 +28,8 @@ pub(super) struct Answer {
     record: Record,
     /// By the clock of this machine, since the guest began; zero if it did not say that it began.
     pub(super) host: Duration,
+    /// The processor time that the emulated machine used meanwhile.
+    pub(super) cpu: Option<Duration>,
 }
 
 impl Answer {
@@ -106,10 +108,14 @@ impl<'s> Subject<'s> {
             };
             self.hear(&line.bytes);
             match parse(&line.bytes)? {
-                Some(record) if record.kind == "begin" && record.fields.is_empty() => begun = Some(line.at),
+                Some(record) if record.kind == "begin" && record.fields.is_empty() => {
+                    begun = Some((line.at, self.session.cpu_time()));
+                }
                 Some(record) if record.kind == kind => {
-                    let host = begun.map_or(Duration::ZERO, |begun| line.at.saturating_sub(begun));
-                    return Ok(Answer { record, host });
+                    let (since, cpu_before) = begun.unwrap_or((line.at, None));
+                    let cpu = self.session.cpu_time().zip(cpu_before);
+                    let cpu = cpu.map(|(after, before)| after.saturating_sub(before));
+                    return Ok(Answer { record, host: line.at.saturating_sub(since), cpu });
                 }
                 Some(record) if record.kind == "failed" || record.kind == "end" => {
                     bail!("it could not: {record:?}\n{}", self.text)
