@@ -143,10 +143,10 @@ impl Qemu {
         }
     }
 
-    /// The processor time that it has used so far, in all its threads. Unlike the time on a clock, this does not grow
-    /// when the machine does something else. `None` where the system does not tell.
+    /// The processor time that its threads have used so far. Unlike the time on a clock, this does not grow when the
+    /// machine does something else. `None` where the system does not tell.
     pub(crate) fn cpu_time(&self) -> Option<Duration> {
-        cpu_time(&fs::read_to_string(format!("/proc/{}/stat", self.child.id())).ok()?)
+        cpu_time(Path::new(&format!("/proc/{}/task", self.child.id())))
     }
 
     /// Kills it, if it still runs, and waits until it is gone.
@@ -163,13 +163,16 @@ impl Drop for Qemu {
     }
 }
 
-/// User and system time from a process's `stat` (proc(5)), which counts them in hundredths of a second.
-fn cpu_time(stat: &str) -> Option<Duration> {
-    // The name, in parentheses, may have anything in it. After it comes field 3; the times are fields 14 and 15.
-    let (_, fields) = stat.rsplit_once(") ")?;
-    let mut times = fields.split_ascii_whitespace().skip(14 - 3).map(str::parse::<u64>);
-    let ticks = times.next()?.ok()? + times.next()?.ok()?;
-    Some(Duration::from_millis(ticks * 10))
+/// Sums up what a process's threads have run: the first number in the `schedstat` of each, in nanoseconds (Linux:
+/// Documentation/scheduler/sched-stats.rst).
+fn cpu_time(tasks: &Path) -> Option<Duration> {
+    let mut sum_ns = 0;
+    for task in fs::read_dir(tasks).ok()? {
+        // A thread may have ended since it was listed.
+        let Ok(text) = fs::read_to_string(task.ok()?.path().join("schedstat")) else { continue };
+        sum_ns += text.split_ascii_whitespace().next()?.parse::<u64>().ok()?;
+    }
+    (sum_ns > 0).then(|| Duration::from_nanos(sum_ns))
 }
 
 /// The last lines of a log, for an error message.
@@ -185,13 +188,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn processor_time_is_found_behind_any_name() {
-        let stat = "4711 (a) b ( c) S 1 2 3 4 5 6 7 8 9 10 150 25 0 0 20 0 5 0";
-        assert_eq!(cpu_time(stat), Some(Duration::from_millis(1750)));
-        assert_eq!(cpu_time("4711 (x) S 1 2"), None);
-        assert_eq!(cpu_time(""), None);
-        let own = fs::read_to_string("/proc/self/stat").unwrap();
-        assert!(cpu_time(&own).is_some());
+    fn processor_time_is_that_of_all_threads() {
+        let home = std::env::temp_dir().join(format!("ebb-schedstat-{}", std::process::id()));
+        assert_eq!(cpu_time(&home), None, "no such process");
+        for (task, text) in [("1", "1500 7 3\n"), ("2", "500 0 1\n")] {
+            fs::create_dir_all(home.join(task)).unwrap();
+            fs::write(home.join(task).join("schedstat"), text).unwrap();
+        }
+        fs::create_dir_all(home.join("3")).unwrap();
+        assert_eq!(cpu_time(&home), Some(Duration::from_nanos(2000)), "one thread has ended");
+        fs::write(home.join("2/schedstat"), "x").unwrap();
+        assert_eq!(cpu_time(&home), None);
+        fs::remove_dir_all(&home).unwrap();
     }
 
     #[test]

@@ -51,8 +51,8 @@ const COUNTS: [Count; 4] = [
     },
 ];
 
-const CPU_NOTE: &str = "of the whole emulated machine, dom0 included, in steps of 0.01 s; does not grow when this \
-                        machine does other things";
+const CPU_NOTE: &str = "of the whole emulated machine, dom0 included, in steps of some ms; does not grow when \
+                        this machine does other things";
 
 /// What was found.
 pub(super) struct Found<'f> {
