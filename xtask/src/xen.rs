@@ -9,6 +9,7 @@ mod agent;
 pub(crate) mod guest;
 pub(crate) mod initramfs;
 mod memory;
+mod nested;
 mod ports;
 mod session;
 

@@ -15,6 +15,8 @@
 extern crate alloc;
 
 mod balloon;
+mod bench_balloon;
+mod bench_core;
 mod conformance;
 mod console;
 mod domain;
