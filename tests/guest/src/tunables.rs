@@ -23,7 +23,7 @@ case!(on Xen, with help: "tunables.dom0_sets_them_and_is_refused", |machine| {
     tunables().on_change(|_| {
         CHANGED.wake_all();
     });
-    ebb_boot::tunables::mirror_in(service).map_err(|error| failed("mirror")(&error))?;
+    tunables::mirror_in(service).map_err(|error| failed("mirror")(&error))?;
     // What dom0 is told, heard as dom0 hears it. The condition below takes no lock but a spin lock.
     static TOLD: spin::mutex::SpinMutex<String> = spin::mutex::SpinMutex::new(String::new());
     let hear = move |_: &StoreEvent<'_>| {
