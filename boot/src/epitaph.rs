@@ -221,6 +221,8 @@ fn name_place(out: &mut dyn Write, address: u64) -> fmt::Result {
         "the kernel's constants"
     } else if image::is_data(address) {
         "the kernel's data"
+    } else if let Some(said) = crate::paged::name_place(out, address) {
+        return said;
     } else if (WINDOW..window_end).contains(&address) {
         "the window for frames outside RAM"
     } else {

@@ -4,7 +4,7 @@
 use crate::cpus::topology::Topology;
 use crate::domain::Domain;
 use crate::machine::{Machine, OnXen};
-use crate::{clock, cpus, end, epitaph, memory, options, output, platform};
+use crate::{clock, cpus, end, epitaph, memory, options, output, paged, platform};
 use ebb::arch::{cpu, interrupts};
 use ebb::boot_info::BootInfo;
 use ebb::cmdline::ConsoleChoice;
@@ -53,6 +53,9 @@ fn bring_up(start_info: PhysAddr) -> &'static Machine {
     // SAFETY: mapped with the address space that was just activated; once.
     let cpus = unsafe { cpus::slots::create(&memory.cpus) };
     platform::prepare(cpus, memory.frames);
+    if let Err(error) = paged::start(memory.frames) {
+        stop(format_args!("{error}"));
+    }
 
     static MACHINE: Once<Machine> = Once::new();
     let machine = MACHINE.call_once(|| {

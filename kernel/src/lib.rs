@@ -16,6 +16,7 @@
 //! | [`arch`] | x86-64: page tables, traps, address layout |
 //! | [`mm`] | page frames and the kernel heap |
 //! | [`balloon`] | memory that the guest does not need goes back to the hypervisor, and returns |
+//! | [`daemon`] | the worker: observe, decide, move |
 //! | [`task`] | threads: scheduling, sleep, and what they wait for one another with |
 //! | [`shell`] | the shell on the console |
 //! | [`tunable`] | what an operator may set: one table, values, xenstore |
@@ -32,6 +33,7 @@ pub mod arch;
 pub mod balloon;
 pub mod boot_info;
 pub mod cmdline;
+pub mod daemon;
 pub mod mm;
 pub mod port;
 pub mod report;

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 /// What needs no hypervisor at all.
 const HOST: Suite<'_> = Suite {
-    packages: &["ebb", "xen-abi", "percpu", "ebb-policy", "xtask"],
+    packages: &["ebb", "xen-abi", "percpu", "ebb-policy", "ebb-workload", "xtask", "ebb-dom0"],
     arguments: &[],
     cfg: None,
     bound: Duration::from_secs(120),

@@ -362,7 +362,9 @@ pub(crate) fn arm_threads_timer(deadline_ns: u64) -> bool {
     interrupts::arm_threads(deadline_ns)
 }
 
-/// One round of waiting for another CPU. Any context.
+/// One round of waiting for another CPU. Any context. Answers a flush: who holds what is waited for may touch paged
+/// memory, and so wait for one who flushes.
 pub(crate) fn relax() {
+    answer_flush();
     interrupts::relax();
 }

@@ -1,7 +1,7 @@
 //! Interrupts and exceptions: entry stubs, the table that names them, and who is called.
 //!
 //! Every stub saves all registers as a [`TrapFrame`] and calls [`dispatch`]. An interrupt goes to the function
-//! registered for its vector; a page fault to the page-fault handler, if there is one; any other exception, and
+//! registered for its vector; a page fault to the page-fault handlers, one after the other; any other exception, and
 //! a page fault that nobody resolves, to the fatal handler, which does not return.
 #![expect(unsafe_code, reason = "entry stubs and the trap table")]
 
@@ -44,7 +44,12 @@ pub enum Resolution {
 
 static HANDLERS: [Once<fn()>; INTERRUPTS] = [const { Once::new() }; INTERRUPTS];
 static HOOKS: Once<Hooks> = Once::new();
-static PAGE_FAULT: Once<fn(&PageFault) -> Resolution> = Once::new();
+/// Page-fault handlers that there can be.
+const PAGE_FAULT_HANDLERS: usize = 4;
+/// Resolves page faults, or leaves them to the next.
+pub type PageFaultHandler = fn(&PageFault) -> Resolution;
+static PAGE_FAULT: [Once<PageFaultHandler>; PAGE_FAULT_HANDLERS] =
+    [const { Once::new() }; PAGE_FAULT_HANDLERS];
 static FATAL: Once<fn(&TrapFrame) -> !> = Once::new();
 
 /// What is called around every interrupt, whatever its vector.
@@ -81,15 +86,16 @@ pub fn set_interrupt_handler(vector: u8, handler: fn()) -> Result<(), HandlerErr
     if core::ptr::fn_addr_eq(set, handler) { Ok(()) } else { Err(HandlerError::Taken(vector)) }
 }
 
-/// Has page faults ask `handler` first, on the faulting stack, with interrupts off.
+/// Has page faults ask `handler`, after those that came before it, on the faulting stack, with interrupts off. It
+/// answers [`Resolution::Fatal`] for a fault that is not its own, and may turn interrupts on meanwhile where they were
+/// on, if it turns them off again.
 ///
 /// # Errors
 ///
-/// If there is another handler, which stays.
-pub fn set_page_fault_handler(handler: fn(&PageFault) -> Resolution) -> Result<(), HandlerError> {
-    let set = *PAGE_FAULT.call_once(|| handler);
-    let vector = Exception::PAGE_FAULT.vector();
-    if core::ptr::fn_addr_eq(set, handler) { Ok(()) } else { Err(HandlerError::Taken(vector)) }
+/// If there are handlers enough.
+pub fn add_page_fault_handler(handler: PageFaultHandler) -> Result<(), HandlerError> {
+    let added = PAGE_FAULT.iter().any(|place| core::ptr::fn_addr_eq(*place.call_once(|| handler), handler));
+    if added { Ok(()) } else { Err(HandlerError::Taken(Exception::PAGE_FAULT.vector())) }
 }
 
 /// Has exceptions that nobody resolves call `handler`. Only the first call counts.
@@ -115,16 +121,15 @@ pub fn halts_skipped() -> u64 {
 /// Called by every stub, with interrupts off.
 extern "C" fn dispatch(frame: &mut TrapFrame) {
     const PAGE_FAULT_VECTOR: u64 = Exception::PAGE_FAULT.vector() as u64;
-    if frame.vector == PAGE_FAULT_VECTOR
-        && let Some(handler) = PAGE_FAULT.get()
-    {
+    if frame.vector == PAGE_FAULT_VECTOR {
         let fault = PageFault {
             address: fault_address(),
             code: PageFaultCode::new(frame.error_code),
             instruction: frame.rip,
             interrupts_were_on: frame.rflags & 1 << 9 != 0,
         };
-        if handler(&fault) == Resolution::Resolved {
+        let mut handlers = PAGE_FAULT.iter().map_while(Once::get);
+        if handlers.any(|handler| handler(&fault) == Resolution::Resolved) {
             return;
         }
     }

@@ -4,7 +4,8 @@
 //! |---|---|---|
 //! | 0 | 128 TiB | nothing, so that a null or stray small pointer faults |
 //! | [`DIRECT_MAP`] | 64 TiB | every frame of RAM, at its physical address; never executable |
-//! | [`HEAP`] | 64 TiB | the kernel heap, as far as it has grown |
+//! | [`HEAP`] | 32 TiB | the kernel heap, as far as it has grown |
+//! | [`PAGED`] | 4 TiB | paged memory: regions, filled with frames when they are touched |
 //! | [`KERNEL_BASE`] | 1 GiB | the image, loaded at 1 MiB of physical memory |
 //! | [`WINDOW`] | 2 MiB | single frames outside RAM: rings, `shared_info` |
 //! | [`CPU_SLOTS`] | 4 MiB | stacks and areas of all CPUs but the first ([`slot`](super::slot)) |
@@ -18,6 +19,10 @@ pub const DIRECT_MAP: u64 = 0xFFFF_8000_0000_0000;
 pub const DIRECT_MAP_SIZE: u64 = 1 << 46;
 /// Where the kernel heap begins.
 pub const HEAP: u64 = 0xFFFF_C000_0000_0000;
+/// Where paged memory begins. Nothing else is mapped in the entries of the root table that it covers.
+pub const PAGED: u64 = 0xFFFF_E000_0000_0000;
+/// Size of the part for paged memory, in bytes.
+pub const PAGED_SIZE: u64 = 1 << 42;
 /// What a virtual address of the image and its physical address differ by. The linker script knows it too.
 pub const KERNEL_BASE: u64 = 0xFFFF_FFFF_8000_0000;
 /// Where single frames outside RAM are mapped.
@@ -37,6 +42,10 @@ pub const STACK_SLOTS: usize = 4096;
 
 const _: () =
     assert!(CPU_SLOTS + super::slot::SLOTS_BYTES <= STACKS, "the CPUs' slots end before the stacks");
+const _: () = assert!(
+    PAGED.is_multiple_of(1 << 39) && PAGED_SIZE.is_multiple_of(1 << 39) && PAGED + PAGED_SIZE <= KERNEL_BASE,
+    "paged memory has entries of the root table to itself"
+);
 const _: () = assert!(STACKS.checked_add(STACK_SLOT * STACK_SLOTS as u64).is_some(), "the stacks fit");
 
 /// Where the direct map shows `address`, or `None` beyond the direct map.

@@ -15,8 +15,8 @@ pub struct Evacuation {
 /// Moves frames that are in use out of a block, so that the block comes free as a whole.
 ///
 /// Called from the worker's step, in a thread, with nothing held. The frames have to go into other partly used
-/// blocks, which is where the allocator serves movable requests from while there are any; an implementation must
-/// not ask the balloon for memory.
+/// blocks, which is where the allocator serves movable requests from while there are any. It may offer frames of
+/// this very block: an implementation puts those aside until the end. And it must not ask the balloon for memory.
 pub trait Evacuate {
     /// Tries to empty `block`. Its numbers were true a moment ago; somebody may have allocated or freed since.
     fn evacuate(&self, block: SparseBlock) -> Evacuation;

@@ -30,9 +30,6 @@ mod start;
 mod step;
 pub mod toolstack;
 
-#[cfg(test)]
-mod tests;
-
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

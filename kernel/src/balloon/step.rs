@@ -7,7 +7,7 @@ use crate::mm::direct_map::DirectMap;
 use crate::mm::exchange::{LIST, Released, Scratch, Stop};
 use crate::mm::frame::{Contents, LockKind, SparseBlock};
 use crate::port::{HvmOps, MemoryOps};
-use crate::units::{BLOCK_FRAMES, Frames, Order, VcpuId};
+use crate::units::{BLOCK_FRAMES, Frames, Gfn, Order, VcpuId};
 
 /// After an emergency nothing is given away for so long.
 pub const PRESSURE_HOLD_NS: u64 = 1_000_000_000;
@@ -169,7 +169,7 @@ impl<P: MemoryOps + HvmOps, D: DirectMap, L: LockKind> Balloon<'_, '_, P, D, L> 
         if most >= BLOCK_FRAMES {
             let blocks = (most / BLOCK_FRAMES).min(budget.list.clamp(1, LIST) as u64);
             self.take_blocks(scratch, blocks, scrub);
-            if scratch.out.is_empty() && self.make_whole(budget, evacuations, evacuate) {
+            if scratch.out.is_empty() && self.make_whole(blocks, budget, evacuations, evacuate) {
                 self.take_blocks(scratch, blocks, scrub);
             }
         }
@@ -240,19 +240,25 @@ impl<P: MemoryOps + HvmOps, D: DirectMap, L: LockKind> Balloon<'_, '_, P, D, L> 
         }
     }
 
-    /// Tries to make blocks whole: out of the magazines, then by moving what is in the way. Says whether it is worth
-    /// looking for blocks again.
-    fn make_whole(&self, budget: &Budget, evacuations: &mut usize, evacuate: &impl Evacuate) -> bool {
+    /// Tries to make `wanted` blocks whole: out of the magazines, then by moving what is in the way. Says whether it
+    /// is worth looking for blocks again.
+    fn make_whole(
+        &self,
+        wanted: u64,
+        budget: &Budget,
+        evacuations: &mut usize,
+        evacuate: &impl Evacuate,
+    ) -> bool {
         let frames = self.exchange.frames();
         // The magazines of all CPUs, or a request to empty them.
-        let mut hope = frames.drain(VcpuId::new(u32::MAX)) > Frames::ZERO;
-        let mut found =
-            [SparseBlock { first: crate::units::Gfn::new(0), movable: Frames::ZERO }; EVACUATIONS];
+        frames.drain(VcpuId::new(u32::MAX));
+        let mut found = [SparseBlock { first: Gfn::new(0), movable: Frames::ZERO }; EVACUATIONS];
         let room = EVACUATIONS.min(*evacuations);
         let count = frames.emptiest_blocks(budget.evacuate_frames, &mut found[..room]);
+        let mut whole = frames.stats().whole_blocks;
         for block in &found[..count] {
             // What is moved needs a place, and the reserve is none.
-            if self.spare() < block.movable.get() {
+            if whole >= wanted || self.spare() < block.movable.get() {
                 break;
             }
             *evacuations -= 1;
@@ -260,9 +266,9 @@ impl<P: MemoryOps + HvmOps, D: DirectMap, L: LockKind> Balloon<'_, '_, P, D, L> 
             add(&self.counters.evacuations, 1);
             add(&self.counters.evacuated_blocks, u64::from(evacuation.emptied));
             add(&self.counters.evacuated_frames, evacuation.moved.get());
-            hope |= evacuation.emptied;
+            whole += u64::from(evacuation.emptied);
         }
-        hope
+        whole > 0
     }
 
     /// Populates one list of up to `most` frames.

@@ -3,6 +3,7 @@
 
 use super::{Id, Tunables};
 use crate::cmdline::{Item, Kind, Opt, Value};
+use crate::units::Frames;
 use policy::boot::Options;
 use policy::{Arithmetic, Generation, Policy, Settings};
 
@@ -65,6 +66,16 @@ impl Tunables {
         }
     }
 
+    /// Computes the values that are computed at start, for a guest that has `present` memory then, unless somebody has
+    /// set them.
+    pub fn resolve_for(&self, present: Frames) {
+        let mut settings = self.settings();
+        settings.resolve_reserve(present.get());
+        if let Some(reserved_mb) = settings.selfballoon_reserved_mb {
+            self.resolve(Id::SelfballoonReservedMb, reserved_mb.into());
+        }
+    }
+
     fn choice(&self, id: Id) -> usize {
         self.number(id) as usize
     }
@@ -106,6 +117,19 @@ mod tests {
         }
         assert_eq!(numbers, policy::Tunable::ALL.len(), "none is missing");
         assert_eq!(Tunables::new().settings(), Settings::default());
+    }
+
+    #[test]
+    fn the_reserve_is_computed_unless_it_was_set() {
+        let tunables = Tunables::new();
+        tunables.resolve_for(Frames::new(256 * 1000));
+        assert_eq!(tunables.value(Id::SelfballoonReservedMb), Some(100));
+        tunables.resolve_for(Frames::new(256 * 10));
+        assert_eq!(tunables.value(Id::SelfballoonReservedMb), Some(100), "once");
+        let tunables = Tunables::new();
+        tunables.set(Id::SelfballoonReservedMb, "7").unwrap();
+        tunables.resolve_for(Frames::new(256 * 1000));
+        assert_eq!(tunables.value(Id::SelfballoonReservedMb), Some(7));
     }
 
     #[test]

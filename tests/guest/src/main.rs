@@ -19,6 +19,7 @@ mod console;
 mod domain;
 mod fast_path;
 mod faults;
+mod paged;
 mod percpu;
 mod smp;
 mod store;

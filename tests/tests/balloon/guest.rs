@@ -10,7 +10,7 @@ use ebb::mm::frame::{
 use ebb::port::MemoryOps;
 use ebb::units::{FrameRange, Frames, Gfn, Kib, VcpuId};
 use ebb::xen::Xen;
-use ebb_tests::model::{Config, Model, WORDS};
+use ebb_tests::model::{Config, Model};
 use std::sync::{Mutex, PoisonError};
 
 pub(crate) const S: u64 = 1_000_000_000;
@@ -87,7 +87,7 @@ pub(crate) fn facts(model: &Model, config: &Config) -> StartFacts {
 
 /// A direct map whose scrubbing writes through the model.
 pub(crate) fn direct_map(model: &Model) -> FakeMap<'_> {
-    FakeMap::wiping(|frame| (0..WORDS).for_each(|index| model.write(frame, index, 0)))
+    FakeMap::wiping(|frame| model.clear(frame))
 }
 
 pub(crate) fn plain(memory_mib: u64) -> Config {
@@ -121,9 +121,14 @@ impl Guest<'_> {
 
     /// Sets a target relative to the base and steps until something else than "more" comes out.
     pub(crate) fn hold_out(&self, frames: u64) -> Outcome {
+        self.hold_out_at(frames, 0)
+    }
+
+    /// The same, from a time on.
+    pub(crate) fn hold_out_at(&self, frames: u64, start_ns: u64) -> Outcome {
         self.balloon.set_target(self.balloon.base().saturating_sub(Frames::new(frames)));
         for now in 0..10_000 {
-            let step = self.step(now);
+            let step = self.step(start_ns + now);
             if step.outcome != Outcome::More {
                 return step.outcome;
             }

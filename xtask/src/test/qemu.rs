@@ -23,7 +23,7 @@ struct Shape {
 }
 
 /// Ordinary; several CPUs; tiny, and with memory above 4 GiB.
-const SHAPES: [Shape; 10] = [
+const SHAPES: [Shape; 12] = [
     Shape { name: "", memory_mib: 64, vcpus: 1, only: None },
     Shape { name: "2-cpus/", memory_mib: 64, vcpus: 2, only: Some("smp.") },
     Shape { name: "4-cpus/", memory_mib: 64, vcpus: 4, only: Some("smp.") },
@@ -31,6 +31,8 @@ const SHAPES: [Shape; 10] = [
     Shape { name: "4-cpus/", memory_mib: 64, vcpus: 4, only: Some("threads.") },
     Shape { name: "2-cpus/", memory_mib: 64, vcpus: 2, only: Some("percpu.") },
     Shape { name: "4-cpus/", memory_mib: 64, vcpus: 4, only: Some("percpu.") },
+    Shape { name: "2-cpus/", memory_mib: 64, vcpus: 2, only: Some("paged.") },
+    Shape { name: "4-cpus/", memory_mib: 64, vcpus: 4, only: Some("paged.") },
     Shape { name: "8-mib/", memory_mib: 8, vcpus: 1, only: Some("boot.") },
     Shape { name: "6-gib/", memory_mib: 6144, vcpus: 1, only: Some("boot.") },
     Shape { name: "8-cpus/", memory_mib: 64, vcpus: 8, only: Some("boot.") },

@@ -128,6 +128,14 @@ fn the_guest_says_what_xl_says(session: &Session) -> Result<()> {
         .and_then(|part| part.split("nr_pages=").nth(1)?.split(' ').next()?.parse::<u64>().ok())
         .with_context(|| format!("Xen does not list the domain:\n{books}"))?;
     ensure!(found.number("reservation_kib") == Some(pages * 4), "{found:?} against {pages} pages");
+    let sample = session.memory()?;
+    let seen = sample.domain(guest.domid()).with_context(|| format!("{sample} lacks the domain"))?;
+    ensure!(seen.kib == pages * 4, "our own look at Xen: {seen:?} against {pages} pages");
+    let free = session.exec("xl info free_memory", COMMAND_BOUND)?.success()?;
+    ensure!(
+        free.trim().parse::<u64>()?.abs_diff(sample.free_kib / 1024) <= 1,
+        "{sample} against xl's {free} MiB"
+    );
     guest.ask_to_shut_down()?;
     ends_as(guest, said, Ending::Poweroff).map(drop)
 }

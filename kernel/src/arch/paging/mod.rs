@@ -217,6 +217,32 @@ impl<T: Tables> AddressSpace<T> {
         Ok(())
     }
 
+    /// The directory, the table whose entries are blocks, on the way to `address`; it is made if need be, and so are
+    /// the tables above it.
+    ///
+    /// # Errors
+    ///
+    /// If there is no frame for a table; then nothing has changed but that a table above may have been added.
+    ///
+    /// # Panics
+    ///
+    /// If `address` is not canonical.
+    pub fn directory(&mut self, address: u64) -> Result<Gfn, OutOfTables> {
+        assert!(is_canonical(address), "no table can lead to {address:#x}");
+        let mut table = self.root;
+        for above in [4, 3] {
+            let entry = self.entry(table, index(address, above));
+            table = if entry.is_present() {
+                entry.frame()
+            } else {
+                let new = self.tables.allocate()?;
+                self.set(table, index(address, above), Entry::table(new));
+                new
+            };
+        }
+        Ok(table)
+    }
+
     /// Takes the page of `size` at `address` away and answers what it was, `None` if nothing was mapped.
     ///
     /// A frame out of a block splits the block, which takes one frame for a table. A block that is mapped by

@@ -176,11 +176,11 @@ impl<P: MemoryOps + HvmOps, D: DirectMap, L: LockKind> Exchange<'_, '_, P, D, L>
             ours(self.frames.free(extent, contents, NO_CPU));
         } else {
             add(&self.counters.show_failures, 1);
-            self.into_limbo(extent, false);
+            self.leave_in_limbo(extent, false);
         }
     }
 
-    fn into_limbo(&self, mut extent: Extent<Owned>, doubtful: bool) {
+    fn leave_in_limbo(&self, mut extent: Extent<Owned>, doubtful: bool) {
         let order = extent.order();
         assert!(
             self.frames.assign(&mut extent, Use::Ballooning, Owner::NONE).is_ok(),
@@ -213,4 +213,4 @@ fn list_pieces(list: &mut [Gfn; PIECES], first: Gfn, from: usize, to: usize) -> 
     &list[..count]
 }
 
-const _: () = assert!(Order::BLOCK.frames().get() as usize % PIECES == 0);
+const _: () = assert!((Order::BLOCK.frames().get() as usize).is_multiple_of(PIECES));

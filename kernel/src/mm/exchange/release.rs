@@ -225,7 +225,7 @@ impl<P: MemoryOps + HvmOps, D: DirectMap, L: LockKind> Exchange<'_, '_, P, D, L>
                 Frames::ZERO
             }
             Some(Fate::Unknown) => {
-                self.into_limbo(extent, true);
+                self.leave_in_limbo(extent, true);
                 Frames::ZERO
             }
             None => {

@@ -1,0 +1,77 @@
+//! The numbers that paged memory shows.
+
+use percpu::{PercpuCounter, Platform};
+
+use super::memory::Mmu;
+use super::{LockKind, Overcommit, Paged};
+use crate::units::Frames;
+
+/// A snapshot of the counters. Each is exact by itself if nothing goes on; they are not taken in one moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stats {
+    /// What is promised.
+    pub committed: Frames,
+    /// The most that may be promised.
+    pub limit: Frames,
+    /// When promises are refused.
+    pub overcommit: Overcommit,
+    /// Promises that were refused.
+    pub refused: u64,
+    /// Regions.
+    pub regions: usize,
+    /// Pages with a frame.
+    pub resident: Frames,
+    /// Those of them that are active.
+    pub active: Frames,
+    /// The others.
+    pub inactive: Frames,
+    /// Frames for page tables.
+    pub tables: Frames,
+    /// Pages that got a frame.
+    pub filled: u64,
+    /// Frames that had to be zeroed for that: the others were known to be zero.
+    pub zeroed: u64,
+    /// Faults that found the page there.
+    pub raced: u64,
+    /// Frames that pages gave back.
+    pub freed: u64,
+    /// Pages that were moved to another frame.
+    pub migrated: u64,
+    /// Times that there was no frame for a page.
+    pub shortages: u64,
+}
+
+impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
+    /// The counters. Visits every CPU's part.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let count = |counter: &PercpuCounter<P>| counter.sum_positive().cast_unsigned();
+        let frames = |counter| Frames::new(count(counter));
+        let resident = frames(&self.counts.resident);
+        let active = frames(&self.counts.active);
+        // A page that moves counts twice for a moment, and was freed by the old frame's name.
+        Stats {
+            committed: self.commit.sum(),
+            limit: self.commit.limit(),
+            overcommit: self.commit.policy(),
+            refused: self.commit.refused(),
+            regions: self.book.lock(self.platform).regions(),
+            resident,
+            active: active.min(resident),
+            inactive: resident.saturating_sub(active),
+            tables: frames(&self.counts.tables),
+            filled: count(&self.counts.filled),
+            zeroed: count(&self.counts.zeroed),
+            raced: count(&self.counts.raced),
+            freed: count(&self.counts.freed),
+            migrated: count(&self.counts.migrated),
+            shortages: count(&self.counts.shortages),
+        }
+    }
+
+    /// Pages with a frame: within `cpus * (batch - 1)`, by one load.
+    #[must_use]
+    pub fn resident(&self) -> Frames {
+        Frames::new(self.counts.resident.read_positive().cast_unsigned())
+    }
+}
