@@ -3,6 +3,7 @@
 mod fast_path;
 mod guest;
 mod host;
+mod memory;
 mod outcome;
 mod qemu;
 mod system;

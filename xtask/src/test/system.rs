@@ -8,7 +8,7 @@ use ebb::report::Record;
 use std::time::{Duration, Instant};
 
 /// A question to the whole system.
-type Ask = fn(&Session) -> Result<()>;
+pub(super) type Ask = fn(&Session) -> Result<()>;
 
 /// All questions.
 pub(super) const CASES: &[(&str, Ask)] = &[
@@ -26,9 +26,9 @@ pub(super) const CASES: &[(&str, Ask)] = &[
 ];
 
 /// How long a guest may take to come up, or to stop.
-const BOUND: Duration = Duration::from_secs(60);
+pub(super) const BOUND: Duration = Duration::from_secs(60);
 /// How long a command in dom0 may take.
-const COMMAND_BOUND: Duration = Duration::from_secs(90);
+pub(super) const COMMAND_BOUND: Duration = Duration::from_secs(90);
 
 /// Leaves dom0's daemons running, whatever the last case did.
 ///
@@ -41,7 +41,7 @@ pub(super) fn settle(session: &Session) -> Result<()> {
 }
 
 /// A small guest of its own for a case.
-fn config(name: &str, cmdline: &str) -> GuestConfig {
+pub(super) fn config(name: &str, cmdline: &str) -> GuestConfig {
     GuestConfig {
         name: name.to_owned(),
         kernel: IMAGE.to_owned(),
@@ -56,19 +56,19 @@ fn config(name: &str, cmdline: &str) -> GuestConfig {
 
 /// What a guest said until something happened.
 #[derive(Default)]
-struct Said {
-    text: String,
-    records: Vec<Record>,
+pub(super) struct Said {
+    pub(super) text: String,
+    pub(super) records: Vec<Record>,
 }
 
 impl Said {
-    fn record(&self, kind: &str) -> Option<&Record> {
+    pub(super) fn record(&self, kind: &str) -> Option<&Record> {
         self.records.iter().find(|record| record.kind == kind)
     }
 }
 
 /// Listens until `enough`, or until the guest ends, which it answers.
-fn listen(
+pub(super) fn listen(
     guest: &mut Guest<'_>,
     said: &mut Said,
     mut enough: impl FnMut(&Said) -> bool,
@@ -91,7 +91,7 @@ fn listen(
 }
 
 /// Starts a guest and waits until it is ready for commands.
-fn ready<'s>(session: &'s Session, name: &str, cmdline: &str) -> Result<(Guest<'s>, Said)> {
+pub(super) fn ready<'s>(session: &'s Session, name: &str, cmdline: &str) -> Result<(Guest<'s>, Said)> {
     let mut guest = session.create(&config(name, cmdline))?;
     let mut said = Said::default();
     if let Some(ending) = listen(&mut guest, &mut said, |said| said.record("ready").is_some())? {
@@ -101,7 +101,7 @@ fn ready<'s>(session: &'s Session, name: &str, cmdline: &str) -> Result<(Guest<'
 }
 
 /// Waits for the guest's end and checks it.
-fn ends_as(mut guest: Guest<'_>, mut said: Said, wanted: Ending) -> Result<Said> {
+pub(super) fn ends_as(mut guest: Guest<'_>, mut said: Said, wanted: Ending) -> Result<Said> {
     let ending = listen(&mut guest, &mut said, |_| false)?;
     ensure!(ending == Some(wanted), "it ended as {ending:?}, not {wanted:?}:\n{}", said.text);
     guest.destroy()?;
@@ -266,13 +266,13 @@ fn bad_options_are_named(session: &Session) -> Result<()> {
 }
 
 /// Writes a tunable of a guest as an operator would.
-fn set_tunable(session: &Session, guest: &Guest<'_>, name: &str, value: &str) -> Result<()> {
+pub(super) fn set_tunable(session: &Session, guest: &Guest<'_>, name: &str, value: &str) -> Result<()> {
     let node = format!("/local/domain/{}/data/ebb/tunables/{name}", guest.domid());
     session.exec(&format!("xenstore-write {node} '{value}'"), COMMAND_BOUND)?.success().map(drop)
 }
 
 /// A node below the directory of a guest.
-fn read_node(session: &Session, guest: &Guest<'_>, name: &str) -> Result<String> {
+pub(super) fn read_node(session: &Session, guest: &Guest<'_>, name: &str) -> Result<String> {
     let read = format!("xenstore-read /local/domain/{}/{name}", guest.domid());
     Ok(session.exec(&read, COMMAND_BOUND)?.success()?.trim().to_owned())
 }

@@ -3,7 +3,7 @@
 
 use super::guest::{self, End, Guest, Watch};
 use super::outcome::{Case, Outcome, Results, Rung};
-use super::system::{self, CASES};
+use super::{memory, system};
 use crate::build::{self, Image};
 use crate::console::Event;
 use crate::setup;
@@ -72,7 +72,8 @@ pub(crate) fn run(filter: Option<&str>, out: &Path, results: &mut Results) -> Re
         let mut domain = Domain { shape, session: &session, boots: 0 };
         guest::run(Rung::Xen, shape.name, &mut domain, shape.only, filter, results)?;
     }
-    for (id, ask) in CASES.iter().filter(|(id, _)| filter.is_none_or(|filter| id.contains(filter))) {
+    let cases = system::CASES.iter().chain(memory::CASES);
+    for (id, ask) in cases.filter(|(id, _)| filter.is_none_or(|filter| id.contains(filter))) {
         let begun = Instant::now();
         let outcome = match ask(&session) {
             Ok(()) => Outcome::Passed,

@@ -7,10 +7,10 @@
 //!
 //! | module | what lives there |
 //! |---|---|
-//! | [`selfballoon`] | the policy of Linux's xen-selfballoon driver: hold what is *committed*, approach it slowly downwards |
-//! | [`selfshrink`] | frontswap self-shrinking: bring swapped pages home when swapping has been quiet |
-//! | [`pressure`] | a second policy: hold what is *used*, with headroom for bursts, learnt from stalls and refaults |
-//! | [`approach`] | what a periodic worker calls: picks the policy, applies ceiling and floor, says when to run again |
+//! | [`selfballoon`] | Linux's xen-selfballoon: hold what is *committed*, go down to it slowly |
+//! | [`selfshrink`] | bring pages home from frontswap when swapping has been quiet |
+//! | [`pressure`] | another: hold what is *used*, and a headroom learnt from stalls and refaults |
+//! | [`approach`] | what a periodic worker calls: policy, ceiling, floor, the next run |
 //! | [`boot`] | what is on and what is off, from boot options, and why |
 //! | [`settings`] | every tunable with its range, default and meaning |
 //!
@@ -86,3 +86,8 @@ pub use settings::{Arithmetic, Generation, Policy, Settings, Tunable};
 
 /// Frames of 4 KiB in a MiB.
 pub const FRAMES_PER_MIB: u64 = 256;
+
+/// The example of the README, as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

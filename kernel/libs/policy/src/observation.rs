@@ -12,7 +12,8 @@ pub struct Observation {
     pub current_frames: u64,
     /// Memory charged to the domain now (Linux: the balloon's `current_pages`; Xen: current reservation).
     pub reservation_frames: u64,
-    /// Memory that the kernel keeps out of applications' reach (Linux: `totalreserve_pages`).
+    /// Memory out of applications' reach (Linux: `totalreserve_pages`, what the allocator keeps free). A kernel may
+    /// add what it uses itself, which no one has committed.
     pub total_reserve_frames: u64,
     /// One more than the highest frame number, holes included (Linux: `max_pfn`).
     pub span_frames: u64,

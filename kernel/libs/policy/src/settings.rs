@@ -81,7 +81,7 @@ pub struct Settings {
     pub pressure_headroom_mb: u32,
     /// The pressure policy: the least headroom, in per cent of what is used.
     pub pressure_headroom_percent: u32,
-    /// The pressure policy: whether it probes for pages that nobody uses by squeezing the inactive ones out.
+    /// The pressure policy: whether it looks for pages that nobody uses, by pushing inactive ones out to swap.
     pub pressure_probe: bool,
 }
 
@@ -255,9 +255,13 @@ impl Tunable {
                 Some(5),
                 "the least headroom, of what is used (policy=pressure)",
             ),
-            Self::PressureProbe => {
-                spec("pressure_probe", "", SWITCH, Some(1), "squeeze out what nobody uses (policy=pressure)")
-            }
+            Self::PressureProbe => spec(
+                "pressure_probe",
+                "",
+                SWITCH,
+                Some(1),
+                "push out to swap what nobody uses (policy=pressure)",
+            ),
         }
     }
 

@@ -56,8 +56,8 @@ struct Wish {
     target: u64,
     reason: Reason,
     evict: u64,
-    /// What self-shrinking is to leave free beyond the watermark.
-    spare: u64,
+    /// What self-shrinking is to leave free beyond the watermark; `None`: it rests.
+    spare: Option<u64>,
 }
 
 /// One run.
@@ -72,8 +72,14 @@ pub fn decide(settings: &Settings, state: &State, observation: &Observation) -> 
     if target > limit {
         (target, reason) = (limit, Reason::Ceiling);
     }
-    let room = observation.free_frames.saturating_sub(observation.low_frames).saturating_sub(wish.spare);
-    let (shrink, action) = state.shrink.step(settings, observation.frontswap_frames, room);
+    let (shrink, action) = match wish.spare {
+        None if settings.frontswap_selfshrinking => (state.shrink, Action::Held),
+        spare => {
+            let kept = observation.low_frames.saturating_add(spare.unwrap_or(0));
+            let room = observation.free_frames.saturating_sub(kept);
+            state.shrink.step(settings, observation.frontswap_frames, room)
+        }
+    };
     let decision = Decision {
         target_frames: target,
         goal_frames: wish.goal.min(limit),
@@ -90,7 +96,7 @@ fn wish(settings: &Settings, state: &State, observation: &Observation) -> (Wish,
     if !settings.selfballooning {
         let limit = observation.limit_frames();
         let reason = Reason::Followed;
-        let wish = Wish { goal: limit, floor: 0, target: limit, reason, evict: 0, spare: 0 };
+        let wish = Wish { goal: limit, floor: 0, target: limit, reason, evict: 0, spare: Some(0) };
         return (wish, pressure::State::default());
     }
     match settings.policy {
@@ -106,7 +112,7 @@ fn wish(settings: &Settings, state: &State, observation: &Observation) -> (Wish,
                 target: answer.reservation_frames,
                 reason: answer.reason,
                 evict: 0,
-                spare: 0,
+                spare: Some(0),
             };
             (wish, pressure::State::default())
         }
@@ -118,11 +124,23 @@ fn wish(settings: &Settings, state: &State, observation: &Observation) -> (Wish,
                 target: answer.reservation_frames,
                 reason: answer.reason,
                 evict: answer.evict_frames,
-                spare: answer.headroom_frames,
+                spare: (!pressure::probes(settings, observation)).then_some(answer.headroom_frames),
             };
             (wish, next)
         }
     }
+}
+
+/// Whether a change of settings wants a run now, rather than when the next one is due.
+///
+/// As in the original, switching on what was off schedules the worker if it has stopped, and a switch that finds it
+/// running waits for its turn. Beyond the original: selfballooning switched either way, or another policy, takes
+/// effect at once, since off means that the toolstack's target holds.
+#[must_use]
+pub fn wants_a_run(before: &Settings, after: &Settings) -> bool {
+    let stopped = next_run_s(before).is_none();
+    let runs = next_run_s(after).is_some();
+    (stopped && runs) || before.selfballooning != after.selfballooning || before.policy != after.policy
 }
 
 fn next_run_s(settings: &Settings) -> Option<u64> {

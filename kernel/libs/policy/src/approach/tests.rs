@@ -1,6 +1,6 @@
 //! The driver's own rules: off, urgent, ceiling, delay, room.
 
-use super::{Decision, State, decide};
+use super::{Decision, State, decide, wants_a_run};
 use crate::selfshrink::Action;
 use crate::{Arithmetic, Observation, Policy, Reason, Settings};
 
@@ -87,6 +87,27 @@ fn delays() {
 }
 
 #[test]
+fn a_change_of_settings_wants_a_run_when_it_changes_who_decides() {
+    let with = |selfballooning, frontswap_selfshrinking| Settings {
+        selfballooning,
+        frontswap_selfshrinking,
+        ..Settings::default()
+    };
+    for (before, after, expected) in [
+        (with(false, false), with(false, true), true),
+        (with(true, false), with(true, true), false),
+        (with(true, true), with(true, false), false),
+        (with(false, true), with(true, true), true),
+        (with(true, true), with(false, true), true),
+        (with(false, true), with(false, false), false),
+        (Settings::default(), Settings { policy: Policy::Pressure, ..Settings::default() }, true),
+        (Settings::default(), Settings { selfballoon_interval: 1, ..Settings::default() }, false),
+    ] {
+        assert_eq!(wants_a_run(&before, &after), expected, "{before:?} {after:?}");
+    }
+}
+
+#[test]
 fn a_shrink_leaves_the_watermark_and_the_headroom() {
     for (policy, free, expected) in [
         (Policy::Committed, 76_800, Action::Shrink { to_frames: 950 }),
@@ -102,6 +123,21 @@ fn a_shrink_leaves_the_watermark_and_the_headroom() {
         assert_eq!(first.shrink, Action::Reload);
         assert_eq!(decide(&settings, &state, &observation).0.shrink, expected, "{policy} {free}");
     }
+}
+
+#[test]
+fn self_shrinking_rests_while_the_pressure_policy_probes() {
+    let mut observation = domain();
+    (observation.frontswap_frames, observation.activity.evictable) = (1000, true);
+    let shrink = |policy, pressure_probe, frontswap_selfshrinking| {
+        let settings = Settings { policy, pressure_probe, frontswap_selfshrinking, ..Settings::default() };
+        let (decision, state) = decide(&settings, &State::default(), &observation);
+        (decision.shrink, state.shrink == State::default().shrink)
+    };
+    assert_eq!(shrink(Policy::Pressure, true, true), (Action::Held, true));
+    assert_eq!(shrink(Policy::Pressure, true, false), (Action::Off, true));
+    assert_eq!(shrink(Policy::Pressure, false, true), (Action::Reload, false));
+    assert_eq!(shrink(Policy::Committed, true, true), (Action::Reload, false));
 }
 
 #[test]

@@ -5,13 +5,13 @@
 //! policy looks at measurements instead. Its goal is
 //!
 //! ```text
-//! goal = envelope + refaulted + reserve + headroom
+//! goal = envelope + refaulted + low watermark + headroom
 //! ```
 //!
 //! **Envelope.** Memory in use, with instant attack and slow decay: it jumps up to what is used, and goes down by
 //! the part `dt / (decay + dt)` of its distance in a run that comes `dt` after the last. That is the implicit form
 //! of an exponential: it never overshoots, however late a run comes. A load that swings faster than `decay` is
-//! held at its peak; one that is gone is let go, to a third within `decay`.
+//! held near its peak; one that is gone is let go, to about a third within `decay`.
 //!
 //! **Headroom.** What may be allocated before the next run. The estimate `burst` is the greater of two: how far use
 //! rose *above the envelope* since the last run (a swing that the envelope already covers needs no headroom), and
@@ -21,13 +21,17 @@
 //! say: it doubles. It stays within `[least, half of the envelope]`, `least` being `pressure_headroom_mb` or
 //! `pressure_headroom_percent` of the envelope.
 //!
+//! The headroom lies above the low watermark, where the allocator begins to look for memory. The kernel's reserve is
+//! not added: what the kernel uses is used, and counted so.
+//!
 //! **Refaults.** Pages that came back from swap belong to the working set, and others were pushed out for them.
 //! The goal makes room for as many, but no more than are out.
 //!
 //! **Probing.** Use that nobody needs is seen only by taking it away. While all is quiet a run orders a sixteenth
 //! of the inactive pages evicted ([`Answer::evict_frames`]), if they have somewhere to go. Refaults beyond one page
 //! in 512, or a stall, end this for a hold time that doubles each time from 10 s to 320 s, and is forgotten in real
-//! time: a search for the edge of the working set necessarily crosses it, but ever more rarely.
+//! time. (Pressure during a hold does not double it: probing was not the cause.) A search for the edge of the working
+//! set necessarily crosses it, but ever more rarely.
 //!
 //! **Approach.** Up: all of the way at once. Down: all of the way, by at most an eighth of the memory per interval,
 //! and only if the distance is worth it (2 MiB, or a quarter of the headroom): small swings move nothing, so that
@@ -39,9 +43,9 @@
 //! filtered input without feedback: a bounded load gives a bounded goal, a constant one a constant goal, and a swing
 //! of size x and period P moves the goal by about x·P/decay at most. The loops that are closed all lead away from
 //! pressure quickly and back slowly: a stall adds headroom, which removes stalls; it decays over 3·decay. Eviction
-//! is additive, its end is immediate, and its repetition backs off exponentially, so that each cycle costs at most
-//! a sixteenth of the inactive pages, and cycles come at most every 320 s on a load that keeps proving it needs
-//! them.
+//! goes on in small parts until the first pages come back, its end is immediate, and its repetition backs off
+//! exponentially: a load that keeps proving that it needs its pages is probed every 320 s. While the policy probes,
+//! self-shrinking rests, or it would call home what was just found unneeded.
 
 use crate::math::{mib_frames, scale};
 use crate::selfballoon::floor::{Floor, Regime};
@@ -167,17 +171,16 @@ pub fn decide(settings: &Settings, state: &State, observation: &Observation) -> 
         wanted
     } else {
         clock.decay(state.burst_frames, wanted, decay.saturating_mul(BURST_DECAY))
-    }
-    .min(most);
+    };
+    let burst = burst.min(most);
     let headroom = burst.max(least);
 
     let (evict, hold_left_ns, hold_next_ns) =
         probe(settings, state, observation, clock, stalled || refaulting);
 
     // The goal, and the way there.
-    let reserve = observation.total_reserve_frames.max(observation.low_frames);
     let room = if refaulting { refaulted.min(observation.frontswap_frames) } else { 0 };
-    let wish = envelope.saturating_add(room).saturating_add(reserve).saturating_add(headroom);
+    let wish = envelope.saturating_add(room).saturating_add(observation.low_frames).saturating_add(headroom);
     let limit = observation.usable_from_reservation(observation.limit_frames());
     let goal = wish.min(limit);
     let (raw, reason) = if goal > holds {
@@ -212,6 +215,12 @@ pub fn decide(settings: &Settings, state: &State, observation: &Observation) -> 
     (answer, state)
 }
 
+/// Whether the policy looks for pages that nobody uses.
+#[must_use]
+pub fn probes(settings: &Settings, observation: &Observation) -> bool {
+    settings.pressure_probe && observation.activity.evictable
+}
+
 /// How many pages to evict, the hold that is left and the next one.
 fn probe(
     settings: &Settings,
@@ -221,12 +230,16 @@ fn probe(
     pressed: bool,
 ) -> (u64, u64, u64) {
     let next = state.hold_next_ns.clamp(HOLD_MIN_NS, HOLD_MAX_NS);
+    if pressed && state.hold_left_ns > 0 {
+        // Not probing's doing: the hold goes on, and does not count against probing.
+        return (0, state.hold_left_ns.max(HOLD_MIN_NS), next);
+    }
     if pressed {
         return (0, next, next.saturating_mul(2).min(HOLD_MAX_NS));
     }
     let left = state.hold_left_ns.saturating_sub(clock.elapsed);
     let activity = &observation.activity;
-    if left > 0 || !settings.pressure_probe || !activity.evictable || observation.urgent {
+    if left > 0 || !probes(settings, observation) || observation.urgent {
         return (0, left, next);
     }
     let part = activity.inactive_frames / PROBE_PART;
@@ -253,7 +266,7 @@ fn go_down(clock: Clock, holds: u64, goal: u64, headroom: u64) -> (u64, Reason) 
 /// The automatic floor of the committed policy makes up for what commitments do not count. Here everything in use
 /// is counted.
 #[must_use]
-pub fn floor(settings: &Settings, observation: &Observation) -> Floor {
+pub fn floor_of(settings: &Settings, observation: &Observation) -> Floor {
     let limit = observation.usable_from_reservation(observation.limit_frames());
     whole_floor(settings, observation).limited(limit)
 }

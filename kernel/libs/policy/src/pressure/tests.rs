@@ -16,7 +16,7 @@ fn domain(current: u64, used: u64) -> Observation {
         reservation_frames: current,
         free_frames: current - used,
         total_reserve_frames: 4 * MIB,
-        low_frames: 2 * MIB,
+        low_frames: 4 * MIB,
         ceiling_frames: 1024 * MIB,
         static_max_frames: 1024 * MIB,
         activity: Activity { elapsed_ns: NS_PER_S, resident_frames: used, ..Activity::default() },
@@ -46,7 +46,7 @@ fn play(runs: u64, start: u64, used: impl Fn(u64) -> u64) -> std::vec::Vec<Answe
 fn a_constant_load_ends_at_a_constant_target_near_its_use() {
     let answers = play(200, 800 * MIB, |_| 100 * MIB);
     let settled = answers[100].target_frames;
-    // use, 4 MiB reserve, 5 % headroom, at most the band
+    // use, 4 MiB watermark, 5 % headroom, at most the band
     assert!((109 * MIB..=111 * MIB).contains(&settled), "{settled}");
     assert!(answers[100..].iter().all(|answer| answer.target_frames == settled));
     assert!(answers.windows(2).all(|pair| pair[1].target_frames <= pair[0].target_frames), "no overshoot");
@@ -202,4 +202,78 @@ fn the_floor_is_what_was_set_or_the_least_headroom() {
     let low = Observation { ceiling_frames: 20 * MIB, ..idle };
     let (answer, _) = decide(&set, &State::default(), &low);
     assert_eq!((answer.target_frames, answer.reason), (20 * MIB, Reason::Ceiling));
+}
+
+#[test]
+fn a_small_distance_is_not_worth_moving_and_grows_with_the_headroom() {
+    // 100 MiB used, 4 MiB watermark, 5 MiB headroom: the band is a block, 2 MiB.
+    let reason = |holds| decide(&settings(), &State::default(), &domain(holds, 100 * MIB)).0.reason;
+    assert_eq!(reason(109 * MIB), Reason::AtGoal);
+    assert_eq!(reason(111 * MIB - 1), Reason::Band);
+    assert_eq!(reason(111 * MIB), Reason::Shrinking);
+    // With 40 MiB of headroom it is a quarter of that.
+    let busy = |holds| {
+        let churn = with(domain(holds, 100 * MIB), |activity| activity.allocated_frames = 320 * MIB);
+        decide(&settings(), &State::default(), &churn).0.reason
+    };
+    assert_eq!(busy(154 * MIB - 1), Reason::Band);
+    assert_eq!(busy(154 * MIB), Reason::Shrinking);
+}
+
+#[test]
+fn decay_arrives_however_often_it_is_asked() {
+    let (_, mut state) = decide(&settings(), &State::default(), &domain(2000, 1005));
+    let soon = with(domain(2000, 1000), |activity| activity.elapsed_ns = 1);
+    for left in [1004, 1003, 1002, 1001, 1000, 1000] {
+        let answer;
+        (answer, state) = decide(&settings(), &state, &soon);
+        assert_eq!(answer.envelope_frames, left);
+    }
+}
+
+#[test]
+fn the_low_watermark_is_kept_free_below_the_headroom() {
+    let goal = |low_frames, total_reserve_frames| {
+        let observation = Observation { low_frames, total_reserve_frames, ..domain(200 * MIB, 100 * MIB) };
+        decide(&settings(), &State::default(), &observation).0.goal_frames
+    };
+    assert_eq!(goal(0, 4 * MIB), 105 * MIB);
+    assert_eq!(goal(4 * MIB, 4 * MIB), 109 * MIB);
+    assert_eq!(goal(6 * MIB, 40 * MIB), 111 * MIB, "what the kernel uses is not counted twice");
+}
+
+#[test]
+fn an_early_run_evicts_its_part_and_a_late_one_no_more() {
+    let evict = |elapsed_ns| {
+        let observation = with(domain(200 * MIB, 100 * MIB), |activity| {
+            (activity.inactive_frames, activity.evictable) = (64 * MIB, true);
+            activity.elapsed_ns = elapsed_ns;
+        });
+        decide(&settings(), &State::default(), &observation).0.evict_frames
+    };
+    assert_eq!(evict(NS_PER_S / 4), MIB);
+    assert_eq!(evict(NS_PER_S), 4 * MIB);
+    assert_eq!(evict(100 * NS_PER_S), 4 * MIB);
+}
+
+#[test]
+fn pressure_during_a_hold_does_not_lengthen_the_next() {
+    let pressed = with(domain(200 * MIB, 100 * MIB), |activity| {
+        (activity.inactive_frames, activity.evictable, activity.stalls) = (64 * MIB, true, 1);
+    });
+    let mut state = State::default();
+    for _ in 0..20 {
+        (_, state) = decide(&settings(), &state, &pressed);
+        assert_eq!((state.hold_left_ns, state.hold_next_ns), (HOLD_MIN_NS, 2 * HOLD_MIN_NS));
+    }
+}
+
+#[test]
+fn a_stall_pauses_probing_too() {
+    let calm = with(domain(200 * MIB, 100 * MIB), |activity| {
+        (activity.inactive_frames, activity.evictable) = (64 * MIB, true);
+    });
+    let (answer, state) = decide(&settings(), &State::default(), &with(calm, |activity| activity.stalls = 1));
+    assert_eq!((answer.evict_frames, state.hold_left_ns), (0, HOLD_MIN_NS));
+    assert_eq!(decide(&settings(), &state, &calm).0.evict_frames, 0);
 }

@@ -26,8 +26,8 @@
 //!   changed in between.
 //!
 //! Kept on purpose: a domain below its floor jumps to it, whatever `selfballoon_uphysteresis` says. The floor is
-//! what the operator promises the guest to have; hysteresis above it is a matter of taste, below it is a matter of
-//! life. (The jump stops at the limit.)
+//! what the guest needs to run at all, and a slow way there would be a slow way out of trouble. The jump stops at
+//! the limit.
 
 pub mod floor;
 
@@ -166,7 +166,7 @@ fn fixed(settings: &Settings, observation: &Observation, shrink: &selfshrink::St
 
 /// The fixed floor of the domain, in the unit of `current_frames`, not above what the domain can have now.
 #[must_use]
-pub fn floor(settings: &Settings, observation: &Observation) -> Floor {
+pub fn floor_of(settings: &Settings, observation: &Observation) -> Floor {
     let limit = observation.usable_from_reservation(observation.limit_frames());
     whole_floor(settings, observation).limited(limit)
 }

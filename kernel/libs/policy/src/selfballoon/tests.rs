@@ -1,6 +1,6 @@
 //! Rules of one run that the vectors do not show.
 
-use super::{decide, floor, runs_bound};
+use super::{decide, floor, floor_of, runs_bound};
 use crate::{Arithmetic, Generation, Observation, Reason, Settings, selfshrink};
 
 const SETTINGS: Settings = Settings {
@@ -50,7 +50,10 @@ fn the_ceiling_is_obeyed_at_once_and_below_the_floor() {
         assert_eq!(answer.reservation_frames, ceiling.min(60_188), "ceiling {ceiling}");
         let reason = if ceiling == 65_000 { Reason::Shrinking } else { Reason::Ceiling };
         assert_eq!(answer.reason, reason, "ceiling {ceiling}");
-        assert!(floor(&SETTINGS, &observation).frames <= ceiling.saturating_sub(5000), "ceiling {ceiling}");
+        assert!(
+            floor_of(&SETTINGS, &observation).frames <= ceiling.saturating_sub(5000),
+            "ceiling {ceiling}"
+        );
     }
 }
 

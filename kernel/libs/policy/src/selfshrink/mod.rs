@@ -54,6 +54,8 @@ pub enum Action {
         /// Pages to leave in frontswap.
         to_frames: u64,
     },
+    /// The pressure policy is probing: what it pushed out as unneeded comes home when it is touched, not before.
+    Held,
     /// It is time, but there is no room; the next run tries again.
     NoRoom,
     /// A hysteresis of 0: the original would stop the machine here (its arithmetic only).
@@ -66,6 +68,12 @@ impl State {
     #[must_use]
     pub fn is_stalled(&self) -> bool {
         self.fruitless >= STALLED_AFTER
+    }
+
+    /// The countdown starts again. The original does this when `frontswap_inertia` is written.
+    #[must_use]
+    pub fn reload(self, settings: &Settings) -> Self {
+        Self { countdown: settings.frontswap_inertia, ..self }
     }
 
     /// One run: frontswap holds `held_frames`, and `room_frames` can be brought home without taking free memory

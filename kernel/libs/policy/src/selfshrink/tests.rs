@@ -163,6 +163,14 @@ fn shrinks_that_bring_nothing_home_stall_until_something_moves() {
 }
 
 #[test]
+fn a_reload_starts_the_countdown_again() {
+    let settings = settings(Generation::Last, Arithmetic::Fixed);
+    let state = State { held_frames: 100, countdown: 1, ..State::default() };
+    assert_eq!(state.step(&settings, 100, 100).1, to(95));
+    assert_eq!(state.reload(&settings).step(&settings, 100, 100).1, W2);
+}
+
+#[test]
 fn off_keeps_the_state() {
     let settings = Settings { frontswap_selfshrinking: false, ..Settings::default() };
     let state = State { held_frames: 7, countdown: 2, ordered: true, fruitless: 1 };
