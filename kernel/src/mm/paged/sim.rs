@@ -77,6 +77,11 @@ unsafe impl Mmu for &'static Sim {
 }
 
 impl Sim {
+    /// Fills a frame with zeros behind everybody's back.
+    pub(super) fn zero_by_hand(&self, frame: Gfn) {
+        self.memory[frame.get() as usize].iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    }
+
     /// What the tables say, as the processor walks them; marks the access.
     fn walk(&self, address: u64) -> Option<Gfn> {
         let frame = |entry: u64| Gfn::new((entry & 0x000F_FFFF_FFFF_F000) >> FRAME_SHIFT);

@@ -213,10 +213,14 @@ fn known_zero_frames_are_not_zeroed_again() {
     (0..64).for_each(|page| world.store(region.address() + page * PAGE, 1).unwrap());
     assert_eq!(world.stats().zeroed, 64, "memory of a guest does not come zeroed");
     world.release(region);
-    // The table that came back was known to be zero.
-    let region = whole(world, 1);
+    let frame = world.frames.alloc(Request::new(Use::Paged, VcpuId::new(0))).unwrap();
+    world.sim.zero_by_hand(frame.first());
+    world.frames.free(frame, Contents::Zero, VcpuId::new(0)).unwrap();
+    let region = whole(world, 2);
     assert_eq!(world.load(region.address()), Ok(0));
     assert_eq!(world.stats().zeroed, 64);
+    assert_eq!(world.load(region.address() + PAGE), Ok(0));
+    assert_eq!(world.stats().zeroed, 65, "there was one such frame");
     world.release(region);
 }
 
@@ -271,13 +275,13 @@ impl Shortage for Store {
 fn a_shortage_is_told_and_relieved() {
     let world = World::new(2, 1);
     let _cpu = world.host.enter(CpuId::BOOT);
+    let region = world.reserve(pages(1000), Charge::ByCaller).unwrap();
     let request = Request::new(Use::Kernel, VcpuId::new(0));
     let held: Vec<_> = core::iter::from_fn(|| world.frames.alloc(request).ok()).collect();
     let taken = held.len();
     let held = std::sync::Mutex::new(held);
     let store: &Store = Box::leak(Box::new(Store { held, world, asked: AtomicUsize::new(0) }));
     world.set_shortage(store);
-    let region = world.reserve(pages(1000), Charge::ByCaller).unwrap();
     for page in 0..taken as u64 - 3 {
         world.store(region.address() + page * PAGE, page).unwrap();
     }

@@ -14,7 +14,7 @@ pub(super) const MOST_OBJECTS: usize = 128;
 pub(super) const CLASSES: usize = SIZES.len();
 
 /// Bytes of an object, pages of a slab.
-const SIZES: [(u16, u8); 23] = [
+const SIZES: [(u16, u8); 24] = [
     (32, 1),
     (48, 1),
     (64, 1),
@@ -26,8 +26,8 @@ const SIZES: [(u16, u8); 23] = [
     (192, 1),
     (224, 1),
     (256, 1),
-    (320, 1),
-    (384, 1),
+    (336, 1),
+    (400, 1),
     (448, 1),
     (512, 1),
     (576, 1),
@@ -35,6 +35,7 @@ const SIZES: [(u16, u8); 23] = [
     (816, 1),
     (1024, 1),
     (1360, 1),
+    (1632, 2),
     (2048, 1),
     (2720, 2),
     (3072, 3),
