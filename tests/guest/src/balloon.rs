@@ -174,6 +174,8 @@ impl Evacuate for Movers {
 
 case!(on Xen: "balloon.blocks_in_use_here_and_there_are_emptied", |machine| alone(machine, |balloon| {
     const PAGES: u64 = 40 * MIB;
+    /// Of so many pages, one stays. Each discard is a flush on all CPUs, which a busy host makes slow.
+    const OF: u64 = 128;
     let paged = machine.paged();
     let region = paged
         .reserve(Frames::new(PAGES), Charge::Whole)
@@ -184,9 +186,8 @@ case!(on Xen: "balloon.blocks_in_use_here_and_there_are_emptied", |machine| alon
         unsafe { AtomicU64::from_ptr(core::ptr::with_exposed_provenance_mut(address)) }
     };
     (0..PAGES).for_each(|page| at(page).store(page ^ 0xE5B, Ordering::Relaxed));
-    // Of sixteen pages, one stays.
-    for first in (0..PAGES).step_by(16) {
-        paged.discard(&region, first + 1..first + 16).map_err(|error| failed("a discard")(&error))?;
+    for first in (0..PAGES).step_by(OF as usize) {
+        paged.discard(&region, first + 1..first + OF).map_err(|error| failed("a discard")(&error))?;
     }
     machine.frames().drain(VcpuId::new(0));
     let before = balloon.status();
@@ -196,7 +197,8 @@ case!(on Xen: "balloon.blocks_in_use_here_and_there_are_emptied", |machine| alon
     ensure(out > whole + 8 * MIB, &format!("{whole} of {out} frames are whole blocks: nothing to be moved"))?;
     let reached = hold_out(machine, balloon, out, &Movers(machine));
     let now = balloon.status();
-    let forgotten = (0..PAGES).step_by(16).filter(|page| at(*page).load(Ordering::Relaxed) != page ^ 0xE5B).count();
+    let forgot = |page: &u64| at(*page).load(Ordering::Relaxed) != page ^ 0xE5B;
+    let forgotten = (0..PAGES).step_by(OF as usize).filter(forgot).count();
     paged.release(region);
     reached?;
     same("pages that forgot", forgotten, 0)?;
