@@ -14,6 +14,7 @@ use crate::cpus::{interrupts as carrier, local};
 use crate::machine::{Machine, OnXen};
 use crate::output;
 use crate::platform::{self, Parked};
+use crate::store_service::StoreService;
 use console::RingConsole;
 use core::fmt;
 use core::sync::atomic::Ordering;
@@ -21,7 +22,7 @@ use ebb::arch::interrupts::{self, HandlerError};
 use ebb::arch::paging::window::WindowFull;
 use ebb::arch::{cpu, interrupts::FIRST_INTERRUPT, local as gs};
 use ebb::cmdline::ConsoleChoice;
-use ebb::port::{Clock, EventOps, HvmOps, HvmParam, Joined, MemoryOps, SpecialPage};
+use ebb::port::{Clock, EventOps, HvmOps, HvmParam, Joined, MemoryOps, SpecialPage, Wait};
 use ebb::smp::{CpuId, MAX_CPUS};
 use ebb::units::{EventPort, Gfn, VcpuId};
 use ebb::xen::clock::{self, Latest, PvClock, TimeInfo};
@@ -30,7 +31,6 @@ use ebb::xen::store::Store;
 use ebb::xen::transport::Instruction;
 use ebb::xen::wait::{Halt, HaltWait, PollWait};
 use ebb::xen::{SharedPage, Xen};
-use spin::mutex::SpinMutex;
 use spin::once::Once;
 use x86_64::instructions::interrupts::without_interrupts;
 use xen_abi::Errno;
@@ -127,7 +127,7 @@ pub struct Domain {
     boot_ns: u64,
     timer: EventPort,
     console: Option<&'static RingConsole>,
-    store: Option<SpinMutex<Store<Sleeping>>>,
+    store: Option<StoreService>,
 }
 
 /// Why there are no services.
@@ -226,18 +226,18 @@ impl Domain {
     fn start_console(&self, machine: &Machine) -> Option<&'static RingConsole> {
         static CONSOLE: Once<RingConsole> = Once::new();
         let (page, port) = self.ring(machine, "console", HvmParam::ConsoleGfn, HvmParam::ConsolePort)?;
-        let console = CONSOLE.call_once(|| RingConsole::new(page, port, self.polling()));
+        let console = CONSOLE.call_once(|| RingConsole::new(page, port, self.polling(), self.channels));
         output::attach(console);
         Some(console)
     }
 
-    fn start_store(&self, machine: &Machine) -> Option<SpinMutex<Store<Sleeping>>> {
+    fn start_store(&self, machine: &Machine) -> Option<StoreService> {
         let (page, port) = self.ring(machine, "xenstore", HvmParam::StoreGfn, HvmParam::StorePort)?;
         if let Err(error) = self.listen(port) {
             log::warn!("xenstore: its port cannot be unmasked: {error}");
             return None;
         }
-        Some(SpinMutex::new(Store::new(page, port, self.sleeping())))
+        Some(StoreService::new(Store::new(page, port, self.sleeping()), self.sleeping()))
     }
 
     /// Hypercalls.
@@ -276,9 +276,9 @@ impl Domain {
         clock::wall_clock_ns(self.shared_info, &self.clock)
     }
 
-    /// The store, if the toolstack gave us one. Whoever holds it may wait for the daemon.
+    /// The store, if the toolstack gave us one.
     #[must_use]
-    pub fn store(&self) -> Option<&SpinMutex<Store<Sleeping>>> {
+    pub fn store_service(&self) -> Option<&StoreService> {
         self.store.as_ref()
     }
 
@@ -375,10 +375,39 @@ impl Domain {
         }
     }
 
+    /// Has what is typed on the console wake who [waits](Self::wait_for_console) for it. Answers whether there is a
+    /// console.
+    pub fn listen_to_console(&self) -> bool {
+        self.console.is_some_and(|console| {
+            console.set_listened();
+            match self.listen(console.port()) {
+                Ok(()) => true,
+                Err(error) => {
+                    log::warn!("console: its port cannot be unmasked: {error}");
+                    false
+                }
+            }
+        })
+    }
+
+    /// Waits until something may have been typed on the console; see [`listen_to_console`](Self::listen_to_console).
+    /// For threads.
+    pub fn wait_for_console(&self) {
+        if let Some(console) = self.console {
+            self.sleeping().wait(console.port(), u64::MAX);
+        }
+    }
+
     /// Reads what was typed on the console, as much as there is now.
     pub fn read_console(&self, into: &mut [u8]) -> usize {
         self.console.map_or(0, |console| console.read(into))
     }
+}
+
+/// Has whoever waits for `port` look again, as if it had fired.
+pub(crate) fn announce(port: EventPort) {
+    FIRED.insert(port);
+    platform::port_fired();
 }
 
 /// The upcall of every vCPU: collects what fired there, and tells who waits. Runs with interrupts off.

@@ -87,7 +87,7 @@ fn tell_domain(machine: &Machine, domain: &Domain) -> Result<(), Errno> {
 }
 
 fn read_store(domain: &Domain, path: &str) -> Result<String, ebb::xen::store::StoreError> {
-    domain.store().ok_or(ebb::xen::store::StoreError::Absent)?.lock().read_text(path)
+    domain.store_service().ok_or(ebb::xen::store::StoreError::Absent)?.read_text(path)
 }
 
 /// vCPUs that exist, and those that run.

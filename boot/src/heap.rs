@@ -6,15 +6,15 @@
 #![expect(unsafe_code, reason = "the global allocator")]
 
 use crate::frames::{KernelFrames, KernelLocks};
-use crate::space;
+use crate::{relief, space};
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use ebb::arch::layout::{HEAP, direct_map};
 use ebb::boot_info::RamMap;
-use ebb::mm::frame::{Extent, Request, Use};
-use ebb::mm::heap::{Arena, FromFrames, Heap, SharedHeap};
-use ebb::units::{FRAME_SIZE, FrameRange, Frames, VcpuId};
+use ebb::mm::frame::{AllocError, Extent, Request, Use};
+use ebb::mm::heap::{Arena, Extents, FromFrames, Heap, SharedHeap};
+use ebb::units::{FRAME_SIZE, FrameRange, Frames, Order, VcpuId};
 use linked_list_allocator::Heap as Holes;
 use spin::mutex::SpinMutex;
 use spin::once::Once;
@@ -51,7 +51,20 @@ unsafe impl Arena for HeapSpace {
     }
 }
 
-type Second = SharedHeap<KernelLocks, HeapSpace, FromFrames<'static, 'static, KernelLocks>>;
+/// Frames for the second stage: the allocator's, and what the balloon can bring.
+struct HeapFrames(FromFrames<'static, 'static, KernelLocks>);
+
+impl Extents for HeapFrames {
+    fn take(&self, order: Order) -> Result<Extent, AllocError> {
+        relief::alloc(self.0.frames, self.0.request.order(order), order.frames())
+    }
+
+    fn give_back(&self, extent: Extent) {
+        self.0.give_back(extent);
+    }
+}
+
+type Second = SharedHeap<KernelLocks, HeapSpace, HeapFrames>;
 
 /// Both stages. Usable with interrupts off and from interrupt handlers.
 struct KernelHeap {
@@ -118,7 +131,7 @@ pub(crate) unsafe fn start(free: &mut RamMap) -> Option<()> {
 pub(crate) fn grow_from(frames: &'static KernelFrames, ram: Frames) {
     const MIB: usize = 1 << 20;
     let capacity = (ram.get() as usize / 8 * FRAME_SIZE).max(MIB);
-    let source = FromFrames { frames, request: Request::new(Use::Kernel, VcpuId::new(0)) };
+    let source = HeapFrames(FromFrames { frames, request: Request::new(Use::Kernel, VcpuId::new(0)) });
     KERNEL_HEAP.second.call_once(|| SharedHeap::new(Heap::new(HeapSpace { capacity, frames }, source)));
 }
 

@@ -22,7 +22,9 @@ pub mod cases;
 pub mod check;
 mod clock;
 pub mod cpus;
+mod direct_map;
 pub mod domain;
+pub mod elastic;
 mod end;
 mod entry;
 pub mod epitaph;
@@ -36,9 +38,13 @@ mod options;
 pub mod output;
 pub mod paged;
 pub mod platform;
+mod relief;
+pub mod shell;
 mod space;
 mod stacks;
 mod start;
+pub mod store_service;
+pub mod tunables;
 
 pub use cpus::Cpus;
 pub use domain::Domain;
@@ -48,6 +54,8 @@ pub use machine::{Machine, OnXen};
 pub use output::report;
 pub use platform::{Kernel, rcu, threads};
 pub use stacks::{NamedStack, set_other_stacks};
+pub use store_service::StoreService;
+pub use tunables::tunables;
 
 /// Names the function that runs once the machine is up, `fn(&'static Machine) -> Outcome`, and the options that
 /// it understands on the kernel command line, a `&'static [Opt]`.

@@ -15,7 +15,11 @@
 //! | [`smp`] | several CPUs: messages, calls, TLB shootdown |
 //! | [`arch`] | x86-64: page tables, traps, address layout |
 //! | [`mm`] | page frames and the kernel heap |
+//! | [`balloon`] | memory that the guest does not need goes back to the hypervisor, and returns |
+//! | [`daemon`] | the worker: observe, decide, move |
 //! | [`task`] | threads: scheduling, sleep, and what they wait for one another with |
+//! | [`shell`] | the shell on the console |
+//! | [`tunable`] | what an operator may set: one table, values, xenstore |
 //! | [`xen`] | those traits over real hypercalls; events, clock, console, xenstore |
 //!
 //! Everything but `arch` and the hypercall instruction builds and is tested on the host.
@@ -26,14 +30,18 @@ extern crate alloc;
 extern crate std;
 
 pub mod arch;
+pub mod balloon;
 pub mod boot_info;
 pub mod cmdline;
+pub mod daemon;
 pub mod mm;
 pub mod port;
 pub mod report;
+pub mod shell;
 pub mod smp;
 pub mod symbols;
 pub mod task;
+pub mod tunable;
 pub mod units;
 pub mod utc;
 pub mod xen;

@@ -1,5 +1,5 @@
-//! What the kernel needs from a hypervisor, as small traits: memory, events, scheduling, vCPUs, parameters, a
-//! clock, a way to wait.
+//! What the kernel needs from a hypervisor, as small traits: memory, transcendent memory, events, scheduling, vCPUs,
+//! parameters, a clock, a way to wait.
 //!
 //! Mechanisms take exactly the port they use, as a type parameter, and so run unchanged over real hypercalls
 //! ([`Xen`](crate::xen::Xen) over the hypercall instruction), over the model hypervisor of the test crate (the
@@ -15,8 +15,10 @@ use xen_abi::Errno;
 
 mod by_reference;
 mod joined;
+mod tmem;
 
 pub use joined::Joined;
+pub use tmem::{PageKey, PoolId, PoolKind, TmemOps};
 
 /// How many extents of a list were processed, counted from its beginning.
 ///

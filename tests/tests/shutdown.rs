@@ -3,22 +3,23 @@
 
 use ebb::port::Clock;
 use ebb::xen::shutdown::{Command, NODE, Shutdown};
-use ebb::xen::store::Store;
+use ebb::xen::store::{Store, StoreError};
 use ebb_tests::dom0::{GUEST, Machine, STORE_PORT};
 
 const PATH: &str = "/local/domain/7/control/shutdown";
 
+/// As the image does: the node is watched, and looked at after every event.
 fn start(machine: &Machine) -> (Store<&Machine>, Shutdown) {
     let mut store = Store::new(machine.store_page, STORE_PORT, machine);
-    let shutdown = Shutdown::start(&mut store).unwrap();
-    (store, shutdown)
+    store.watch(NODE, "stop").unwrap();
+    (store, Shutdown::new())
 }
 
 /// Handles events until none comes for a while, and answers the commands.
 fn commands(machine: &Machine, store: &mut Store<&Machine>, shutdown: &mut Shutdown) -> Vec<Command> {
     let mut seen = Vec::new();
-    while let Some(event) = store.wait_event(machine.now_ns() + 20_000_000).unwrap() {
-        seen.extend(shutdown.on_event(store, &event).unwrap());
+    while store.wait_event(machine.now_ns() + 20_000_000).unwrap().is_some() {
+        seen.extend(shutdown.look(store).unwrap());
     }
     seen
 }
@@ -30,7 +31,8 @@ fn value(machine: &Machine) -> Option<String> {
 #[test]
 fn features_are_said() {
     let machine = Machine::new();
-    start(&machine);
+    let (mut store, mut shutdown) = start(&machine);
+    assert_eq!(shutdown.look(&mut store), Ok(None));
     let get = |node: &str| machine.store.borrow().get(&format!("/local/domain/7/control/feature-{node}"));
     assert_eq!(get("poweroff"), Some("1".to_string()));
     assert_eq!(get("reboot"), Some("1".to_string()));
@@ -129,25 +131,14 @@ fn a_command_that_cannot_be_acknowledged_is_done() {
 }
 
 #[test]
-fn the_watch_is_set_again_on_a_new_connection() {
+fn a_store_that_is_silent_is_told_later() {
     let machine = Machine::new();
     let (mut store, mut shutdown) = start(&machine);
-    store.reconnect().unwrap();
-    assert_eq!(commands(&machine, &mut store, &mut shutdown), []);
-    assert_eq!(machine.store.borrow_mut().watches(GUEST), 1);
-    machine.store.borrow_mut().set(PATH, "poweroff");
-    assert_eq!(commands(&machine, &mut store, &mut shutdown), [Command::Poweroff]);
-}
-
-#[test]
-fn events_of_others_are_not_looked_at() {
-    let machine = Machine::new();
-    let (mut store, mut shutdown) = start(&machine);
-    commands(&machine, &mut store, &mut shutdown);
-    store.watch("data", "other").unwrap();
-    let event = store.wait_event(u64::MAX).unwrap().unwrap();
-    let before = machine.store.borrow_mut().requests(GUEST);
-    assert_eq!(shutdown.on_event(&mut store, &event), Ok(None));
-    assert_eq!(machine.store.borrow_mut().requests(GUEST), before);
-    assert_eq!(NODE, "control/shutdown");
+    store.set_timeout_ns(20_000_000);
+    machine.store.borrow_mut().set(PATH, "halt");
+    machine.store.borrow_mut().behaviour(GUEST).silent = true;
+    assert_eq!(shutdown.look(&mut store), Err(StoreError::Timeout));
+    machine.store.borrow_mut().behaviour(GUEST).silent = false;
+    assert_eq!(shutdown.look(&mut store), Ok(Some(Command::Halt)));
+    assert_eq!(machine.store.borrow().get("/local/domain/7/control/feature-poweroff"), Some("1".to_string()));
 }

@@ -121,6 +121,22 @@ pub(crate) fn build(image: Image) -> Result<Built> {
     Ok(Built { image: path, debug, sizes })
 }
 
+/// Builds the program that tells dom0's view of memory, as one file that needs no library of dom0's.
+///
+/// # Errors
+///
+/// If Cargo fails.
+pub(crate) fn host_memory() -> Result<PathBuf> {
+    const BINARY: &str = "ebb-host-memory";
+    // A target is named so that what is built for dom0 has a directory of its own, apart from what runs here.
+    let arguments = ["--package", "ebb-dom0", "--bin", BINARY, "--release", "--target", setup::DOM0_TARGET];
+    let flags = format!(
+        "target.{}.rustflags=[\"-C\", \"target-feature=+crt-static\", \"-C\", \"strip=symbols\"]",
+        setup::DOM0_TARGET
+    );
+    cargo_build(BINARY, &arguments, &["--config".to_owned(), flags])
+}
+
 /// Turns a linked file into what is booted.
 fn finish(linked: &[u8]) -> Result<(Vec<u8>, Sizes)> {
     let mut parts = elf::read(linked)?;
@@ -139,22 +155,28 @@ fn finish(linked: &[u8]) -> Result<(Vec<u8>, Sizes)> {
 /// Runs Cargo and answers the path of the linked file.
 fn run_cargo(image: Image) -> Result<PathBuf> {
     let (package, binary) = image.names();
+    let arguments = ["--package", package, "--bin", binary, "--profile", "image", "--target", setup::TARGET];
+    cargo_build(binary, &arguments, &portable_paths())
+}
+
+/// Runs `cargo build` and answers the path of `binary`.
+fn cargo_build(binary: &str, arguments: &[&str], settings: &[String]) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(paths::workspace())
-        .args(["build", "--package", package, "--bin", binary])
-        .args(["--profile", "image", "--target", setup::TARGET])
+        .arg("build")
+        .args(arguments)
         .arg("--message-format=json-render-diagnostics")
-        .args(portable_paths())
+        .args(settings)
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
         .context("cannot run cargo")?;
     if !output.status.success() {
-        bail!("cargo build of {package} failed: {}", output.status);
+        bail!("cargo build of {binary} failed: {}", output.status);
     }
     executable(&output.stdout, binary)
-        .with_context(|| format!("cargo does not say where it put the binary {binary} of {package}"))
+        .with_context(|| format!("cargo does not say where it put the binary {binary}"))
 }
 
 /// Has panics name the files of dependencies alike, wherever this machine keeps them: the same sources give the

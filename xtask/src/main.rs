@@ -7,11 +7,14 @@ mod console;
 mod cpio;
 mod image;
 mod interrupt;
+mod linux;
 mod paths;
+mod plot;
 mod qemu;
 mod run;
 mod setup;
 mod test;
+mod view;
 mod xen;
 
 use clap::{Parser, Subcommand};
@@ -55,6 +58,8 @@ enum Command {
     /// Prints a table; `--json` has the same for programs. Figures from a machine that does other things, or that is
     /// emulated, are comparisons.
     Bench(bench::Args),
+    /// Draw the chart of a run again, from its table of samples.
+    Plot(plot::Args),
     /// Write the image and a configuration for `xl`, for a Xen host of your own.
     Image(image::Args),
 }
@@ -66,6 +71,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Plot(args) => plot::run(&args),
         Command::Image(args) => image::run(&args),
     };
     match result {

@@ -22,6 +22,8 @@ use std::process::Command;
 
 /// What the image is compiled for.
 pub(crate) const TARGET: &str = "x86_64-unknown-none";
+/// What programs for dom0 are compiled for: the same as this one.
+pub(crate) const DOM0_TARGET: &str = "x86_64-unknown-linux-gnu";
 /// The machine that everything runs in.
 pub(crate) const QEMU: &str = "qemu-system-x86_64";
 /// Raised whenever a kit made by older code would not do.

@@ -1,8 +1,10 @@
 //! `cargo xtask test`: the whole ladder, from the host to real Xen.
 
+mod elastic;
 mod fast_path;
 mod guest;
 mod host;
+
 mod outcome;
 mod qemu;
 mod system;
@@ -17,7 +19,7 @@ use std::time::Duration;
 
 /// What needs no hypervisor at all.
 const HOST: Suite<'_> = Suite {
-    packages: &["ebb", "xen-abi", "percpu", "xtask"],
+    packages: &["ebb", "xen-abi", "percpu", "ebb-policy", "ebb-workload", "xtask", "ebb-dom0"],
     arguments: &[],
     cfg: None,
     bound: Duration::from_secs(120),

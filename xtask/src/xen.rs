@@ -2,13 +2,17 @@
 //!
 //! [`Session`] is the machine: QEMU, Xen and a dom0 that lives in an initramfs. An agent in dom0, a shell
 //! script, takes commands over a virtio-serial port ([`agent`]); each guest's console has another port, which
-//! carries its bytes unchanged ([`guest`]).
+//! carries its bytes unchanged ([`guest`]); and a program there tells over one more how much memory each domain has
+//! ([`memory`]).
 
 mod agent;
 pub(crate) mod guest;
 pub(crate) mod initramfs;
+mod memory;
+mod nested;
 mod ports;
 mod session;
 
 pub(crate) use guest::{Ending, Guest, GuestConfig};
-pub(crate) use session::{HostConfig, Session};
+pub(crate) use memory::Look;
+pub(crate) use session::{DOM0_MIB, HostConfig, Session, XEN_MIB};

@@ -1,11 +1,20 @@
-//! The console ring as a sink for text.
+//! The console ring as a sink for text, and what is typed there.
+//!
+//! Two wait for the console's port. Whoever writes into a full ring waits for room, with interrupts off, by a call to
+//! the hypervisor; who wants input lets the upcall collect the port. On another vCPU the upcall would take the event
+//! that the writer waits for, so a writer that must wait masks the port first and looks for room again. An event that
+//! it takes then may have told of input too; that is not lost, because the writer writes on, and the daemon tells of
+//! having read it when the port is open again.
 
 use super::Polling;
 use crate::output::Sink;
-use ebb::port::Clock;
+use core::sync::atomic::{AtomicBool, Ordering};
+use ebb::port::{Clock, Joined, Wait};
 use ebb::units::EventPort;
-use ebb::xen::SharedPage;
 use ebb::xen::console::Console;
+use ebb::xen::events::Channels;
+use ebb::xen::transport::Instruction;
+use ebb::xen::{SharedPage, Xen};
 use spin::mutex::SpinMutex;
 use x86_64::instructions::interrupts::without_interrupts;
 
@@ -18,24 +27,73 @@ const DRAIN_BOUND_NS: u64 = 2_000_000_000;
 /// How often the lock is tried before text is dropped: its holder may be the code that panicked.
 const LOCK_TRIES: u32 = 1_000_000;
 
+/// The upcall collects the port, for who wants input.
+static LISTENED: AtomicBool = AtomicBool::new(false);
+/// Whoever holds the ring has masked the port.
+static MASKED: AtomicBool = AtomicBool::new(false);
+
+/// Waiting by a writer, with the ring held.
+#[derive(Clone, Copy, Debug)]
+struct Writer {
+    polling: Polling,
+    channels: Channels,
+}
+
+impl Clock for Writer {
+    fn now_ns(&self) -> u64 {
+        self.polling.now_ns()
+    }
+}
+
+impl Wait for Writer {
+    fn wait(&self, port: EventPort, deadline_ns: u64) {
+        let open = LISTENED.load(Ordering::Acquire) && !MASKED.swap(true, Ordering::AcqRel);
+        if open && self.channels.mask(port).is_ok() {
+            // The event may have been taken just before.
+            return;
+        }
+        self.polling.wait(port, deadline_ns);
+    }
+}
+
 /// The console ring, shared by all who print.
 #[derive(Debug)]
 pub(super) struct RingConsole {
-    ring: SpinMutex<Console<Polling>>,
-    platform: Polling,
+    ring: SpinMutex<Console<Joined<Xen<Instruction>, Writer>>>,
+    writer: Writer,
+    port: EventPort,
 }
 
 impl RingConsole {
-    pub(super) fn new(page: SharedPage, port: EventPort, platform: Polling) -> Self {
-        Self { ring: SpinMutex::new(Console::new(page, port, platform)), platform }
+    pub(super) fn new(page: SharedPage, port: EventPort, polling: Polling, channels: Channels) -> Self {
+        let writer = Writer { polling, channels };
+        let platform = Joined { events: polling.events, wait: writer };
+        Self { ring: SpinMutex::new(Console::new(page, port, platform)), writer, port }
+    }
+
+    pub(super) const fn port(&self) -> EventPort {
+        self.port
+    }
+
+    /// From now on the upcall collects the port.
+    pub(super) fn set_listened(&self) {
+        LISTENED.store(true, Ordering::Release);
     }
 
     /// Runs `use_ring` unless the ring stays locked: a panic inside it must not wait for itself.
-    fn with<R>(&self, use_ring: impl FnOnce(&mut Console<Polling>, u64) -> R) -> Option<R> {
+    fn with<R>(
+        &self,
+        use_ring: impl FnOnce(&mut Console<Joined<Xen<Instruction>, Writer>>, u64) -> R,
+    ) -> Option<R> {
         without_interrupts(|| {
             for _ in 0..LOCK_TRIES {
                 if let Some(mut ring) = self.ring.try_lock() {
-                    return Some(use_ring(&mut ring, self.platform.now_ns()));
+                    let result = use_ring(&mut ring, self.writer.now_ns());
+                    if MASKED.swap(false, Ordering::AcqRel) {
+                        // It does not fail for a port that is open, as this one is.
+                        let _ = self.writer.channels.unmask(&self.writer.polling.events, self.port);
+                    }
+                    return Some(result);
                 }
                 core::hint::spin_loop();
             }

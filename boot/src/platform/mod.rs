@@ -115,6 +115,11 @@ fn interrupt_exit(frame: &mut TrapFrame) {
     }
 }
 
+/// Whether the caller is a thread that may wait: interrupts and preemption are on, and no read section is open.
+pub(crate) fn may_block() -> bool {
+    percpu::Cpus::may_block(Kernel)
+}
+
 /// Brings this CPU online for threads and RCU; the calling code is its idle thread. Says so if that fails.
 fn adopt() -> bool {
     let adopted = without_interrupts(|| {
@@ -165,6 +170,7 @@ pub(crate) fn run_main(machine: &'static Machine) -> ! {
 const ADOPT_BOUND_NS: u64 = 5_000_000_000;
 
 fn run(machine: &'static Machine) {
+    crate::elastic::start(machine);
     end::exit(crate::ebb_main(machine))
 }
 

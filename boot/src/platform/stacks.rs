@@ -4,8 +4,8 @@
 #![expect(unsafe_code, reason = "memory that becomes stacks")]
 
 use crate::frames::KernelFrames;
-use crate::space;
 use crate::stacks::{NamedStack, set_other_stacks};
+use crate::{relief, space};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use ebb::arch::context::Stack;
@@ -68,7 +68,7 @@ impl Slots {
 fn map_page(address: u64) -> Option<()> {
     let frames = FRAMES.get()?;
     let cpu = VcpuId::new(gs::cpu().get() as u32);
-    let extent = frames.alloc(Request::new(Use::Kernel, cpu)).ok()?;
+    let extent = relief::alloc(frames, Request::new(Use::Kernel, cpu), Frames::new(PAGES)).ok()?;
     if space::map(address, FrameRange::counted(extent.first(), Frames::new(1))?).is_err() {
         let given_back = frames.free(extent, Contents::Unknown, cpu);
         assert!(given_back.is_ok(), "the frame allocator refuses a frame of its own");

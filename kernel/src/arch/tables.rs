@@ -36,6 +36,11 @@ impl<S: FrameSource> DirectTables<S> {
         Self { source }
     }
 
+    /// The source.
+    pub const fn source_mut(&mut self) -> &mut S {
+        &mut self.source
+    }
+
     /// The source back, for one who is done with tables.
     pub fn into_source(self) -> S {
         self.source

@@ -100,7 +100,7 @@ pub enum Value<'w> {
 
 impl Kind {
     /// Reads a value; `None` is an option that stands alone.
-    fn read<'w>(&self, text: Option<&'w str>) -> Option<Value<'w>> {
+    pub(crate) fn read<'w>(&self, text: Option<&'w str>) -> Option<Value<'w>> {
         match (*self, text) {
             (Self::Switch, None) => Some(Value::Switch(true)),
             (Self::Switch, Some(text)) => {

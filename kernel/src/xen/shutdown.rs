@@ -9,7 +9,7 @@
 //! its own bound and says that the guest did not acknowledge it, which is the truth. `control/feature-suspend`
 //! is not written either.
 
-use super::store::{Store, StoreError, WatchEvent};
+use super::store::{Store, StoreError};
 use crate::port::{EventOps, ShutdownReason, Wait};
 use alloc::string::String;
 use log::{error, info, warn};
@@ -17,8 +17,6 @@ use xen_abi::Errno;
 
 /// The node with the command.
 pub const NODE: &str = "control/shutdown";
-/// The token of the watch on it.
-pub const TOKEN: &str = "ebb-shutdown";
 /// What we say we can do. The toolstack made these nodes for us.
 const FEATURES: [&str; 2] = ["control/feature-poweroff", "control/feature-reboot"];
 
@@ -76,32 +74,24 @@ impl<'v> Request<'v> {
     }
 }
 
-/// The guest's side of the protocol.
-#[derive(Debug)]
+/// The guest's side of the protocol. Its user watches [`NODE`].
+#[derive(Debug, Default)]
 pub struct Shutdown {
+    /// The toolstack knows what we can do.
+    announced: bool,
     /// The suspend request that is there was complained about.
     complained: bool,
 }
 
 impl Shutdown {
-    /// Says what we can do, and watches the node. Feature nodes that we may not write are left: the toolstack
-    /// does not ask for them on PVH.
-    ///
-    /// # Errors
-    ///
-    /// If the watch cannot be set.
-    pub fn start<P: EventOps + Wait>(store: &mut Store<P>) -> Result<Self, StoreError> {
-        for node in FEATURES {
-            if let Err(problem) = store.write(node, b"1") {
-                warn!("{node} is not written: {problem}");
-            }
-        }
-        watch(store)?;
-        Ok(Self { complained: false })
+    /// No command yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { announced: false, complained: false }
     }
 
-    /// Looks at the node if `event` concerns it, and answers the command if there is one, acknowledged already.
-    /// After lost events the watch is set again, as a new connection has none.
+    /// Looks at the node, whenever it may have changed, and answers the command if there is one, acknowledged already.
+    /// The first time, says what we can do.
     ///
     /// The caller writes out what must not be lost and then calls
     /// [`SchedOps::shutdown`](crate::port::SchedOps::shutdown) with [`Command::reason`].
@@ -109,15 +99,10 @@ impl Shutdown {
     /// # Errors
     ///
     /// Those of the store; a command that could not be read is still in the node.
-    pub fn on_event<P: EventOps + Wait>(
-        &mut self,
-        store: &mut Store<P>,
-        event: &WatchEvent,
-    ) -> Result<Option<Command>, StoreError> {
-        match event {
-            WatchEvent::Lost => watch(store)?,
-            WatchEvent::Changed { token, .. } if token != TOKEN => return Ok(None),
-            WatchEvent::Changed { .. } => {}
+    pub fn look<P: EventOps + Wait>(&mut self, store: &mut Store<P>) -> Result<Option<Command>, StoreError> {
+        if !self.announced {
+            announce(store)?;
+            self.announced = true;
         }
         let (value, refused) = take(store)?;
         if let Some(problem) = refused {
@@ -141,12 +126,15 @@ impl Shutdown {
     }
 }
 
-/// Sets the watch. One that is there already serves.
-fn watch<P: EventOps + Wait>(store: &mut Store<P>) -> Result<(), StoreError> {
-    match store.watch(NODE, TOKEN) {
-        Err(StoreError::Refused(Errno::EEXIST)) => Ok(()),
-        result => result,
+/// Says what we can do. Feature nodes that we may not write are left: the toolstack does not ask for them on PVH.
+fn announce<P: EventOps + Wait>(store: &mut Store<P>) -> Result<(), StoreError> {
+    for node in FEATURES {
+        match store.write(node, b"1") {
+            Err(refused @ StoreError::Refused(_)) => warn!("{node} is not written: {refused}"),
+            result => result?,
+        }
     }
+    Ok(())
 }
 
 /// Reads the node and clears it if that is due, in one transaction, so that a command that replaces another is

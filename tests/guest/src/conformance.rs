@@ -36,7 +36,7 @@ pub(crate) fn all() -> Vec<GuestCase> {
 /// Runs one, with interrupts off as the suite wants them.
 pub(crate) fn run(case: &GuestCase, machine: &'static Machine) -> Result<(), Not> {
     let guest = Guest::new(machine)?;
-    let store = domain_of(machine)?.store().map(|store| store.lock().port());
+    let store = domain_of(machine)?.store_service().map(|store| store.port());
     // The upcall collects every port that a case opens, except the store's, whose bits the store wants, and those
     // that other vCPUs collect.
     for number in 1..PORTS {
@@ -81,10 +81,9 @@ impl Guest {
             .frames()
             .alloc(request)
             .map_err(|error| Not::Skipped(format!("there is no whole free block of RAM: {error}")))?;
-        let owes_populate_on_demand = match domain.store() {
+        let owes_populate_on_demand = match domain.store_service() {
             Some(store) => {
-                let mut store = store.lock();
-                let mut number = |path: &str| store.read_text(path).ok()?.parse::<u64>().ok();
+                let number = |path: &str| store.read_text(path).ok()?.parse::<u64>().ok();
                 number("memory/static-max") != number("memory/target")
             }
             None => false,

@@ -14,6 +14,9 @@
 
 extern crate alloc;
 
+mod balloon;
+mod bench_balloon;
+mod bench_core;
 mod conformance;
 mod console;
 mod domain;
@@ -23,7 +26,9 @@ mod paged;
 mod percpu;
 mod smp;
 mod store;
+mod store_service;
 mod threads;
+mod tunables;
 
 use alloc::format;
 use alloc::string::String;

@@ -23,8 +23,9 @@ fn with_store(
     body: impl FnOnce(&'static Domain, &mut Store<Sleeping>) -> Result<(), Not>,
 ) -> Result<(), Not> {
     let domain = domain_of(machine)?;
-    let mut store =
-        domain.store().ok_or_else(|| Not::Failed(String::from("this domain has no store")))?.lock();
+    let service =
+        domain.store_service().ok_or_else(|| Not::Failed(String::from("this domain has no store")))?;
+    let mut store = service.connection().map_err(|error| failed("the connection")(&error))?;
     let clean = failed("the directory for tests cannot be emptied");
     store.rm(OWN).map_err(|error| clean(&error))?;
     body(domain, &mut store)?;

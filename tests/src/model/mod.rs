@@ -145,6 +145,15 @@ impl Model {
         }
     }
 
+    /// Fills a frame with zeroes, as the guest would.
+    pub fn clear(&self, frame: Gfn) {
+        let mut state = self.state();
+        state.touch(frame);
+        if state.p2m.get(frame).charged().is_some() {
+            state.pages.fill(frame, 0);
+        }
+    }
+
     /// What is behind a frame number.
     #[must_use]
     pub fn slot(&self, frame: Gfn) -> Slot {

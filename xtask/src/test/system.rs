@@ -8,7 +8,7 @@ use ebb::report::Record;
 use std::time::{Duration, Instant};
 
 /// A question to the whole system.
-type Ask = fn(&Session) -> Result<()>;
+pub(super) type Ask = fn(&Session) -> Result<()>;
 
 /// All questions.
 pub(super) const CASES: &[(&str, Ask)] = &[
@@ -21,12 +21,14 @@ pub(super) const CASES: &[(&str, Ask)] = &[
     ("system.a_store_that_sleeps_times_out_and_recovers", a_store_that_is_slow),
     ("system.what_is_typed_is_read", what_is_typed_is_read),
     ("system.bad_options_are_named", bad_options_are_named),
+    ("system.dom0_sets_tunables_and_is_refused", dom0_sets_tunables),
+    ("system.the_shell_obeys_what_is_typed", the_shell_obeys),
 ];
 
 /// How long a guest may take to come up, or to stop.
-const BOUND: Duration = Duration::from_secs(60);
+pub(super) const BOUND: Duration = Duration::from_secs(60);
 /// How long a command in dom0 may take.
-const COMMAND_BOUND: Duration = Duration::from_secs(90);
+pub(super) const COMMAND_BOUND: Duration = Duration::from_secs(90);
 
 /// Leaves dom0's daemons running, whatever the last case did.
 ///
@@ -39,7 +41,7 @@ pub(super) fn settle(session: &Session) -> Result<()> {
 }
 
 /// A small guest of its own for a case.
-fn config(name: &str, cmdline: &str) -> GuestConfig {
+pub(super) fn config(name: &str, cmdline: &str) -> GuestConfig {
     GuestConfig {
         name: name.to_owned(),
         kernel: IMAGE.to_owned(),
@@ -54,19 +56,19 @@ fn config(name: &str, cmdline: &str) -> GuestConfig {
 
 /// What a guest said until something happened.
 #[derive(Default)]
-struct Said {
-    text: String,
-    records: Vec<Record>,
+pub(super) struct Said {
+    pub(super) text: String,
+    pub(super) records: Vec<Record>,
 }
 
 impl Said {
-    fn record(&self, kind: &str) -> Option<&Record> {
+    pub(super) fn record(&self, kind: &str) -> Option<&Record> {
         self.records.iter().find(|record| record.kind == kind)
     }
 }
 
 /// Listens until `enough`, or until the guest ends, which it answers.
-fn listen(
+pub(super) fn listen(
     guest: &mut Guest<'_>,
     said: &mut Said,
     mut enough: impl FnMut(&Said) -> bool,
@@ -89,7 +91,7 @@ fn listen(
 }
 
 /// Starts a guest and waits until it is ready for commands.
-fn ready<'s>(session: &'s Session, name: &str, cmdline: &str) -> Result<(Guest<'s>, Said)> {
+pub(super) fn ready<'s>(session: &'s Session, name: &str, cmdline: &str) -> Result<(Guest<'s>, Said)> {
     let mut guest = session.create(&config(name, cmdline))?;
     let mut said = Said::default();
     if let Some(ending) = listen(&mut guest, &mut said, |said| said.record("ready").is_some())? {
@@ -99,7 +101,7 @@ fn ready<'s>(session: &'s Session, name: &str, cmdline: &str) -> Result<(Guest<'
 }
 
 /// Waits for the guest's end and checks it.
-fn ends_as(mut guest: Guest<'_>, mut said: Said, wanted: Ending) -> Result<Said> {
+pub(super) fn ends_as(mut guest: Guest<'_>, mut said: Said, wanted: Ending) -> Result<Said> {
     let ending = listen(&mut guest, &mut said, |_| false)?;
     ensure!(ending == Some(wanted), "it ended as {ending:?}, not {wanted:?}:\n{}", said.text);
     guest.destroy()?;
@@ -126,6 +128,14 @@ fn the_guest_says_what_xl_says(session: &Session) -> Result<()> {
         .and_then(|part| part.split("nr_pages=").nth(1)?.split(' ').next()?.parse::<u64>().ok())
         .with_context(|| format!("Xen does not list the domain:\n{books}"))?;
     ensure!(found.number("reservation_kib") == Some(pages * 4), "{found:?} against {pages} pages");
+    let sample = session.memory()?;
+    let seen = sample.domain(guest.domid()).with_context(|| format!("{sample} lacks the domain"))?;
+    ensure!(seen.kib == pages * 4, "our own look at Xen: {seen:?} against {pages} pages");
+    let free = session.exec("xl info free_memory", COMMAND_BOUND)?.success()?;
+    ensure!(
+        free.trim().parse::<u64>()?.abs_diff(sample.free_kib / 1024) <= 1,
+        "{sample} against xl's {free} MiB"
+    );
     guest.ask_to_shut_down()?;
     ends_as(guest, said, Ending::Poweroff).map(drop)
 }
@@ -251,6 +261,88 @@ fn bad_options_are_named(session: &Session) -> Result<()> {
     for wanted in ["loglevel=\"loud\" is not accepted", "unknown option \"what=ever\" is ignored"] {
         ensure!(said.text.contains(wanted), "it does not say {wanted:?}:\n{}", said.text);
     }
+    guest.ask_to_shut_down()?;
+    ends_as(guest, said, Ending::Poweroff).map(drop)
+}
+
+/// Writes a tunable of a guest as an operator would.
+pub(super) fn set_tunable(session: &Session, guest: &Guest<'_>, name: &str, value: &str) -> Result<()> {
+    let node = format!("/local/domain/{}/data/ebb/tunables/{name}", guest.domid());
+    session.exec(&format!("xenstore-write {node} '{value}'"), COMMAND_BOUND)?.success().map(drop)
+}
+
+/// A node below the directory of a guest.
+pub(super) fn read_node(session: &Session, guest: &Guest<'_>, name: &str) -> Result<String> {
+    let read = format!("xenstore-read /local/domain/{}/{name}", guest.domid());
+    Ok(session.exec(&read, COMMAND_BOUND)?.success()?.trim().to_owned())
+}
+
+/// dom0 sets a tunable through the store, and a value that is refused is answered and replaced. The case in the guest
+/// says when it wants what.
+fn dom0_sets_tunables(session: &Session) -> Result<()> {
+    const INTERVAL: &str = "selfballoon/selfballoon_interval";
+    let cmdline = "test.solo=tunables.dom0_sets_them_and_is_refused";
+    let mut guest =
+        session.create(&GuestConfig { kernel: TESTS.to_owned(), ..config("tunables", cmdline) })?;
+    let mut said = Said::default();
+    for (help, value) in [("set-interval-3", "3"), ("set-interval-0", "0"), ("look", "")] {
+        let asked = |said: &Said| {
+            said.records.iter().any(|record| record.kind == "help" && record.get("with") == Some(help))
+        };
+        if let Some(ending) = listen(&mut guest, &mut said, asked)? {
+            bail!("it ended as {ending:?} before it asked for {help}:\n{}", said.text);
+        }
+        if help != "look" {
+            set_tunable(session, &guest, INTERVAL, value)?;
+        }
+    }
+    let status = read_node(session, &guest, "data/ebb/tunables-status")?;
+    ensure!(
+        status == format!("{INTERVAL}: \"0\" is not accepted; accepted: 1 to 86400 s"),
+        "the refusal is {status:?}"
+    );
+    let value = read_node(session, &guest, &format!("data/ebb/tunables/{INTERVAL}"))?;
+    ensure!(value == "3", "the node shows {value:?} and not the value in force");
+    let policy = read_node(session, &guest, "data/ebb/tunables/selfballoon/policy")?;
+    ensure!(policy == "committed", "the policy is shown as {policy:?}");
+    // It ends when it has seen the answer.
+    set_tunable(session, &guest, INTERVAL, "4")?;
+    let said = ends_as(guest, said, Ending::Poweroff)?;
+    let end = said.record("end").context("the case did not end")?;
+    ensure!(end.get("outcome") == Some("pass"), "{end:?}");
+    Ok(())
+}
+
+/// Lines typed into the terminal of the guest's console are obeyed, after noise and an endless line too.
+fn the_shell_obeys(session: &Session) -> Result<()> {
+    let (mut guest, mut said) = ready(session, "shell", "")?;
+    let tty = format!("$(xenstore-read /local/domain/{}/console/tty)", guest.domid());
+    let type_in = |text: &str| session.exec(&format!("{text} >{tty}"), COMMAND_BOUND)?.success().map(drop);
+    let dialogue = [
+        ("printf 'stats\\n'", "reservation_kib "),
+        ("printf 'set no/such 1\\r'", "there is no such tunable"),
+        ("printf '\\377\\000\\033[A\\036record x=1\\003dance\\n'", "\"dance\" is not a command"),
+        ("head -c 20000 /dev/zero | tr '\\0' x; printf '\\n'", "this one was not obeyed"),
+        ("printf 'help\\n'", "set NAME VALUE"),
+        ("printf 'set selfballoon.selfballoon_interval 7\\n'", "selfballoon_interval = 7 s"),
+    ];
+    for (typed, answer) in dialogue {
+        said.text.clear();
+        let typed = if typed.contains('|') { format!("{{ {typed}; }}") } else { typed.to_owned() };
+        type_in(&typed)?;
+        if let Some(ending) = listen(&mut guest, &mut said, |said| said.text.contains(answer))? {
+            bail!("it ended as {ending:?} when {typed:?} was typed:\n{}", said.text);
+        }
+    }
+    // dom0 sees what was set here; the watch fires at each change, and at once.
+    let node = format!("/local/domain/{}/data/ebb/tunables/selfballoon/selfballoon_interval", guest.domid());
+    let wait = format!(
+        "mkfifo /run/shell; xenstore-watch {node} >/run/shell & watcher=$!; \
+         while read -r _; do [ \"$(xenstore-read {node} 2>/dev/null)\" = 7 ] && break; done </run/shell; \
+         kill $watcher; rm /run/shell; xenstore-read {node}"
+    );
+    let shown = session.exec(&wait, BOUND)?.success()?;
+    ensure!(shown.trim() == "7", "xenstore shows {shown:?}");
     guest.ask_to_shut_down()?;
     ends_as(guest, said, Ending::Poweroff).map(drop)
 }

@@ -275,6 +275,11 @@ impl<'s> Guest<'s> {
         &self.xl
     }
 
+    /// When it was asked for.
+    pub(crate) const fn begun(&self) -> Instant {
+        self.begun
+    }
+
     /// When it ended, if it has, since it was asked for.
     pub(crate) fn ended_at(&self) -> Option<Duration> {
         self.ended.map(|(_, at)| at)

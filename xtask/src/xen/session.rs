@@ -3,11 +3,14 @@
 use super::agent::{Agent, Output, Reply};
 use super::guest::{Guest, GuestConfig, Sink};
 use super::initramfs;
+use super::memory::{self, Look};
+use super::nested;
 use super::ports::Listeners;
-use crate::interrupt;
 use crate::qemu::{self, Accelerator, Qemu};
 use crate::setup::Kit;
+use crate::{build, interrupt};
 use anyhow::{Context, Result, anyhow, bail};
+use ebb_dom0::Sample;
 use std::fs::{self, DirBuilder};
 use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, symlink};
@@ -20,13 +23,15 @@ use std::time::{Duration, Instant};
 /// What dom0 gets of the host's memory.
 pub(crate) const DOM0_MIB: u32 = 384;
 /// What Xen itself needs, and what its books on each guest may come to.
-const XEN_MIB: u32 = 192;
+pub(crate) const XEN_MIB: u32 = 192;
 /// QEMU starts and connects at once, or not at all.
 const CONNECT_BOUND: Duration = Duration::from_secs(30);
 /// Dom0 is ready after 6 s on an idle machine under emulation.
 const BOOT_BOUND: Duration = Duration::from_secs(180);
 /// How long powering off may take.
 const OFF_BOUND: Duration = Duration::from_secs(60);
+/// How long a look at what Xen knows may take.
+const LOOK_BOUND: Duration = Duration::from_secs(60);
 /// Xen's and dom0's console in the output directory.
 const XEN_LOG: &str = "xen.log";
 /// QEMU's own messages there.
@@ -35,6 +40,8 @@ const QEMU_LOG: &str = "qemu.log";
 const WORK_PREFIX: &str = "ebb-";
 /// The control port's name; the consoles are `console1` and so on.
 const CONTROL: &str = "control";
+/// The name of the port that samples of the memory come through.
+const MEMORY: &str = "memory";
 
 /// Dom0 needs no emulated timer tests, crypto self-tests, page-table audits or security modules, and each costs
 /// a good part of a second under emulation. A panic of its ends the machine.
@@ -75,8 +82,10 @@ pub(crate) struct Session {
     shared: Arc<Shared>,
     qemu: Mutex<Qemu>,
     // Removed when the machine is gone.
-    _work: Work,
+    work: Work,
     consoles: Mutex<Vec<Console>>,
+    memory: Mutex<Option<UnixStream>>,
+    memory_port: usize,
     ready_after: Duration,
     accelerator: Accelerator,
 }
@@ -114,17 +123,20 @@ impl Session {
         let out =
             config.out.canonicalize().with_context(|| format!("no directory {}", config.out.display()))?;
         let work = Work::new()?;
-        initramfs::write(&work.0.join("initramfs"), &kit.initramfs, &config.files)?;
+        let mut files = config.files.clone();
+        files.push((memory::PROGRAM.to_owned(), build::host_memory()?));
+        initramfs::write(&work.0.join("initramfs"), &kit.initramfs, &files)?;
         for (name, to) in [("xen", &kit.xen), ("linux", &kit.linux), (XEN_LOG, &out.join(XEN_LOG))] {
             symlink(to, work.0.join(name)).with_context(|| format!("cannot link {name}"))?;
         }
         // The control port is the last: when it is there, dom0 has them all.
-        let names =
-            (1..=config.guests).map(|port| format!("console{port}")).chain([CONTROL.to_owned()]).collect();
+        let consoles = (1..=config.guests).map(|port| format!("console{port}"));
+        let names = consoles.chain([MEMORY, CONTROL].map(str::to_owned)).collect();
         let listeners = Listeners::new(&work.0, names)?;
         let accelerator = Accelerator::detect();
         let mut words = words(config);
         words.extend(listeners.words());
+        words.extend(nested::words());
         let mut qemu = Qemu::start(accelerator, &words, &work.0, &out.join(QEMU_LOG), |_| {})?;
 
         let (sender, events) = mpsc::channel();
@@ -135,6 +147,7 @@ impl Session {
         let mut streams =
             listeners.accept(CONNECT_BOUND).map_err(|error| explain(&out, &error.to_string()))?;
         let control = streams.pop().context("no control port")?;
+        let memory = streams.pop().context("no port for samples of the memory")?;
         let agent = Agent::new(control.try_clone()?, control, move |reply| {
             let _ = sender.send(Boot::Agent(reply));
         })?;
@@ -169,8 +182,10 @@ impl Session {
         Ok(Self {
             shared,
             qemu: Mutex::new(qemu),
-            _work: work,
+            work,
             consoles: Mutex::new(consoles),
+            memory: Mutex::new(Some(memory)),
+            memory_port: config.guests + 1,
             ready_after,
             accelerator,
         })
@@ -186,6 +201,11 @@ impl Session {
         self.accelerator
     }
 
+    /// The processor time that the whole machine has used so far; `None` where this system does not tell.
+    pub(crate) fn cpu_time(&self) -> Option<Duration> {
+        self.qemu.lock().unwrap_or_else(PoisonError::into_inner).cpu_time()
+    }
+
     /// The log of Xen's and dom0's console.
     pub(crate) fn xen_log(&self) -> PathBuf {
         self.shared.out.join(XEN_LOG)
@@ -198,6 +218,45 @@ impl Session {
     /// If dom0 is gone or the command does not end within the bound. A command that fails is not an error.
     pub(crate) fn exec(&self, command: &str, bound: Duration) -> Result<Output> {
         self.shared.agent.exec(command, bound)
+    }
+
+    /// How many pieces of 2 MiB of a guest Xen has mapped whole, or `None` if this Xen does not say where its tables
+    /// are. The guest should not move memory meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// If dom0 is gone, or QEMU does not show its memory.
+    pub(crate) fn superpages(&self, domid: u32) -> Result<Option<u64>> {
+        let look = "xl dmesg -c >/dev/null; xl debug-keys v; xl dmesg";
+        let printed = self.exec(look, LOOK_BOUND)?.success()?;
+        let Some(root) = nested::Root::find(&printed, domid) else { return Ok(None) };
+        let mut control = nested::Control::connect(&self.work.0)?;
+        root.superpages(|table| control.page(table)).map(Some)
+    }
+
+    /// How much memory each domain has, as Xen accounts it.
+    ///
+    /// # Errors
+    ///
+    /// If dom0 is gone or cannot ask Xen.
+    pub(crate) fn memory(&self) -> Result<Sample> {
+        memory::once(&self.shared.agent)
+    }
+
+    /// Has `watcher` told of the memory of all domains every `period`, until the machine ends. It is called on a
+    /// thread of its own.
+    ///
+    /// # Errors
+    ///
+    /// If it is done already, or dom0 is gone.
+    pub(crate) fn watch_memory(
+        &self,
+        period: Duration,
+        watcher: impl FnMut(Look) + Send + 'static,
+    ) -> Result<()> {
+        let port = self.memory.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let port = port.context("the memory of this machine is watched already")?;
+        memory::watch(&self.shared.agent, self.memory_port, port, period, watcher)
     }
 
     /// Creates a guest and waits until it runs.
@@ -251,7 +310,7 @@ fn words(config: &HostConfig) -> Vec<String> {
         "console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all conring_size=1M \
          dom0_mem={DOM0_MIB}M dom0_max_vcpus=1"
     );
-    let linux = format!("linux {LINUX_WORDS} ebb_control={},initramfs", config.guests + 1);
+    let linux = format!("linux {LINUX_WORDS} ebb_control={},initramfs", config.guests + 2);
     let memory = format!("{}M", config.memory_mib);
     let cpus = config.cpus.to_string();
     let serial = format!("file:{XEN_LOG}");
@@ -366,7 +425,7 @@ mod tests {
         let words = words(&config);
         assert!(words.iter().all(|word| !word.contains("/a, b")), "{words:?}");
         assert!(
-            words.iter().any(|word| word.starts_with("linux ") && word.ends_with(" ebb_control=4,initramfs"))
+            words.iter().any(|word| word.starts_with("linux ") && word.ends_with(" ebb_control=5,initramfs"))
         );
         assert!(config.memory_mib > DOM0_MIB + 256);
     }

@@ -97,6 +97,11 @@ errnos! {
 }
 
 impl Errno {
+    /// A number that Xen's general list does not have.
+    pub(crate) const fn new(number: i32) -> Self {
+        Self(number)
+    }
+
     /// Decodes a hypercall's result register: negative is an error, anything else a value.
     ///
     /// # Errors

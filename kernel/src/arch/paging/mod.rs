@@ -4,6 +4,7 @@
 //! executable. [`space`] holds the layout of the kernel's own address space. Nothing here executes an instruction:
 //! whoever changes a live table also invalidates the translation.
 
+mod block;
 pub mod space;
 pub mod window;
 
@@ -165,6 +166,11 @@ impl<T: Tables> AddressSpace<T> {
     /// The frame of the root table.
     pub const fn root(&self) -> Gfn {
         self.root
+    }
+
+    /// The access to the tables. What is changed by it behind the address space's back is the caller's affair.
+    pub const fn tables_mut(&mut self) -> &mut T {
+        &mut self.tables
     }
 
     /// The access to the tables, for one who is done with the address space.

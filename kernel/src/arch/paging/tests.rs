@@ -257,3 +257,42 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_block_goes_whole_or_in_pieces_and_comes_back_whole() {
+    let (address, frame) = (DIRECT_MAP + (6 << 21), Gfn::new(6 << 9));
+    let mut space = AddressSpace::new(Fake::new(8)).unwrap();
+    assert_eq!(space.clear_block(address), None, "no directory");
+    assert_eq!(space.set_block(address, frame, Access::Write), Ok(None));
+    let whole = space.look_up(address);
+    assert_eq!(whole.map(|mapping| mapping.size), Some(Order::BLOCK));
+    assert_eq!(space.set_block(address, frame, Access::Write), Err(MapError::Occupied(address)));
+
+    assert_eq!(space.clear_block(address), None, "one entry, no table");
+    assert_eq!(space.look_up(address), None);
+    assert_eq!(space.set_block(address, frame, Access::Write), Ok(None));
+
+    // One frame goes: a table. The rest goes one by one; as long as one is left, the block cannot be one entry.
+    for page in 0..512 {
+        assert_eq!(space.set_block(address, frame, Access::Write), Err(MapError::Occupied(address)));
+        let was = space.unmap(address + page * 4096, Order::FRAME).unwrap();
+        assert_eq!(was.map(|mapping| mapping.frame), Some(Gfn::new(frame.get() + page)));
+    }
+    let table = space.set_block(address, frame, Access::Write).unwrap();
+    assert!(table.is_some(), "the table is handed back");
+    assert_eq!(space.look_up(address), whole);
+
+    // A block in pieces that goes at once.
+    let _was = space.unmap(address + 4096, Order::FRAME).unwrap();
+    assert!(space.clear_block(address).is_some());
+    assert_eq!(all(&space), []);
+    assert_eq!(space.set_block(address, frame, Access::Write), Ok(None));
+}
+
+#[test]
+fn a_block_without_memory_for_tables_is_refused() {
+    let mut space = AddressSpace::new(Fake::new(1)).unwrap();
+    let answer = space.set_block(DIRECT_MAP, Gfn::new(0), Access::Write);
+    assert_eq!(answer, Err(MapError::OutOfTables));
+    assert_eq!(all(&space), []);
+}

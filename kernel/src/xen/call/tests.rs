@@ -12,13 +12,14 @@ use xen_abi::{hvm, hypercall, memory};
 /// A transport with one answer, that remembers what it was asked.
 struct Script {
     answer: i64,
+    tmem: Cell<[u8; 56]>,
     call: Cell<Option<(u32, Arguments)>>,
     list: RefCell<Vec<u64>>,
 }
 
 impl Script {
     fn answering(answer: i64) -> Self {
-        Self { answer, call: Cell::new(None), list: RefCell::new(Vec::new()) }
+        Self { answer, tmem: Cell::new([0; 56]), call: Cell::new(None), list: RefCell::new(Vec::new()) }
     }
 
     fn asked(&self) -> (u32, Arguments) {
@@ -26,7 +27,7 @@ impl Script {
     }
 }
 
-// SAFETY: reads the structures and lists of the reservation calls, and nothing of any other call.
+// SAFETY: reads the structures and lists of the reservation and tmem calls, and nothing of any other call.
 unsafe impl Transport for Script {
     unsafe fn call(&self, number: u32, arguments: Arguments) -> i64 {
         self.call.set(Some((number, arguments)));
@@ -42,6 +43,11 @@ unsafe impl Transport for Script {
                 // SAFETY: the caller's list has this many entries.
                 self.list.borrow_mut().push(unsafe { list.wrapping_add(index).read() });
             }
+        }
+        if number == hypercall::TMEM_OP {
+            let pointer = with_exposed_provenance::<[u8; 56]>(arguments[0] as usize);
+            // SAFETY: the caller passes this structure.
+            self.tmem.set(unsafe { pointer.read() });
         }
         self.answer
     }
@@ -118,4 +124,62 @@ fn numbers_are_those_of_the_headers() {
     assert_eq!(number_of(|xen| xen.frame_type(Gfn::new(0)).is_ok()), (34, 15));
     assert_eq!(number_of(|xen| xen.set_upcall_vector(VcpuId::new(0), 0x40).is_ok()), (34, 23));
     assert_eq!(hvm::callback_vector(0xF3), 0x0200_0000_0000_00F3);
+}
+
+/// The bytes of a tmem structure from words: offsets by the fact that all fields but four are 8 bytes.
+fn tmem_bytes(words: [u64; 7]) -> [u8; 56] {
+    let mut bytes = [0; 56];
+    for (eight, word) in bytes.chunks_exact_mut(8).zip(words) {
+        eight.copy_from_slice(&word.to_le_bytes());
+    }
+    bytes
+}
+
+#[test]
+fn tmem_structures_are_byte_for_byte_those_of_the_header() {
+    let script = Script::answering(1);
+    let xen = Xen::new(&script);
+    let key = PageKey { object: [0x11, 0x22, u64::MAX], index: u32::MAX };
+    let (pool, frame) = (PoolId::new(3), Gfn::new(0x1234));
+    // SAFETY: the transport copies nothing.
+    assert_eq!(unsafe { xen.put(pool, key, frame) }, Ok(1));
+    let named = |cmd: u64| [3 << 32 | cmd, 0x11, 0x22, u64::MAX, 0xFFFF_FFFF, 0, 0];
+    let with_frame = |cmd: u64| [3 << 32 | cmd, 0x11, 0x22, u64::MAX, 0xFFFF_FFFF, 0, 0x1234];
+    assert_eq!(script.tmem.get(), tmem_bytes(with_frame(4)));
+    assert_eq!(script.asked().0, 38);
+    assert_eq!(script.asked().1[1..], [0; 4], "one argument");
+    // SAFETY: as above.
+    assert_eq!(unsafe { xen.get(pool, key, frame) }, Ok(1));
+    assert_eq!(script.tmem.get(), tmem_bytes(with_frame(5)));
+    assert_eq!(xen.flush_page(pool, key), Ok(1));
+    assert_eq!(script.tmem.get(), tmem_bytes(named(6)));
+    assert_eq!(xen.flush_object(pool, key.object), Ok(1));
+    assert_eq!(script.tmem.get(), tmem_bytes([3 << 32 | 7, 0x11, 0x22, u64::MAX, 0, 0, 0]));
+    assert_eq!(xen.destroy_pool(pool), Ok(1));
+    assert_eq!(script.tmem.get(), tmem_bytes([3 << 32 | 2, 0, 0, 0, 0, 0, 0]));
+    let kinds = [
+        (PoolKind::Persistent, [1, 0, 0, 0x0100_0001, 0, 0, 0]),
+        (PoolKind::Ephemeral, [1, 0, 0, 0x0100_0000, 0, 0, 0]),
+        (PoolKind::Shared { uuid: [5, 6] }, [1, 5, 6, 0x0100_0002, 0, 0, 0]),
+    ];
+    for (kind, words) in kinds {
+        assert_eq!(xen.new_pool(kind), Ok(PoolId::new(1)));
+        assert_eq!(script.tmem.get(), tmem_bytes(words));
+    }
+}
+
+#[test]
+fn tmem_answers_beyond_the_general_errors_survive() {
+    let key = PageKey { object: [0; 3], index: 0 };
+    let frozen = Script::answering(-1000);
+    assert_eq!(Xen::new(&frozen).flush_page(PoolId::new(0), key), Err(xen_abi::tmem::EFROZEN));
+    let empty = Script::answering(-1001);
+    // SAFETY: the transport copies nothing.
+    assert_eq!(unsafe { Xen::new(&empty).get(PoolId::new(0), key, Gfn::new(1)) }, Err(xen_abi::tmem::EEMPTY));
+    assert_eq!(Xen::new(&Script::answering(0)).new_pool(PoolKind::Ephemeral), Ok(PoolId::new(0)));
+    let absurd = Script::answering(1 << 40);
+    assert_eq!(Xen::new(&absurd).new_pool(PoolKind::Ephemeral), Err(Errno::EIO));
+    for (answer, probe) in [(-95, Ok(())), (-38, Err(Errno::ENOSYS)), (-19, Err(Errno::ENODEV))] {
+        assert_eq!(Xen::new(&Script::answering(answer)).probe_tmem(), probe);
+    }
 }

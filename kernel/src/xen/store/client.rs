@@ -230,6 +230,18 @@ impl<P: EventOps + Wait> Store<P> {
         self.events.pop()
     }
 
+    /// Whether [`next_event`](Self::next_event) has one.
+    #[must_use]
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    /// Why the connection is unusable, if it is.
+    #[must_use]
+    pub const fn failure(&self) -> Option<&StoreError> {
+        self.failed.as_ref()
+    }
+
     /// Waits for an event until `deadline_ns`.
     ///
     /// # Errors

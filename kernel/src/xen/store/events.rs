@@ -46,6 +46,10 @@ impl Queue {
         self.lost = true;
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        !self.lost && self.waiting.is_empty()
+    }
+
     pub(super) fn pop(&mut self) -> Option<WatchEvent> {
         if core::mem::take(&mut self.lost) {
             return Some(WatchEvent::Lost);

@@ -1,7 +1,8 @@
 //! The xenstore client: a small tree of names and values that the toolstack and this domain share.
 //!
 //! [`wire`] is the message format, pure; `ring` moves bytes through the shared page; [`Store`] makes requests
-//! and queues watch events; [`Transaction`] is several requests as one.
+//! and queues watch events; [`Transaction`] is several requests as one. That is for one user. Where several threads
+//! use the store, [`Watches`] says who is to hear of what, and [`Link`] is the work of the thread that serves them.
 //!
 //! Watch events are hints that something changed: whoever gets one reads again. That is what allows the queue to
 //! be bounded. Every request has a deadline, and after one that ran out, whatever comes late is recognised by its
@@ -9,16 +10,21 @@
 //!
 //! Protocol: Xen, `docs/misc/xenstore.txt`, `docs/misc/xenstore-ring.txt`, `xen/include/public/io/xs_wire.h`.
 
+mod backoff;
 mod client;
 mod events;
 mod exchange;
+mod link;
 mod ring;
 mod transaction;
+mod watches;
 pub mod wire;
 
 pub use client::{DEFAULT_TIMEOUT_NS, Store};
 pub use events::WatchEvent;
+pub use link::{Link, Shared};
 pub use transaction::{ATTEMPTS, Transaction};
+pub use watches::{Consumer, StoreEvent, WatchId, WatchState, Watches};
 
 use alloc::string::String;
 use core::fmt;

@@ -1,0 +1,205 @@
+//! What makes this machine elastic: the balloon, the thread that drives it, and who tells it what.
+//!
+//! [`start`] runs as a thread, before the main function. Its first act is the urgent one: a guest that was started with
+//! less memory than its map shows gives the rest back before anybody touches it. Then the worker begins, which is the
+//! portable [`ebb::daemon`] with this machine's clock, counters and store around it.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | `mod.rs` | the balloon, relief for allocations, and the state that others see |
+//! | `worker.rs` | the thread that steps |
+//! | `store.rs` | `memory/target`, and what is published |
+
+mod store;
+mod worker;
+
+use crate::direct_map::Ram;
+use crate::frames::KernelLocks;
+use crate::machine::{Machine, OnXen};
+use crate::tunables::{switches, tunables};
+use crate::{cpus, paged, platform, relief};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use ebb::balloon::{Balloon, Budget, NoEvacuation, Outcome, Reason, Scratch, StartFacts, StartPlan};
+use ebb::boot_info::MAX_ENTRIES;
+use ebb::mm::exchange::Exchange;
+use ebb::mm::paged::{Context, Shortage};
+use ebb::port::{MapEntry, MemoryKind, MemoryOps};
+use ebb::tunable::Group;
+use ebb::units::{FRAME_SIZE, Frames};
+use ebb::xen::Xen;
+use ebb::xen::transport::Instruction;
+use policy::boot::{Platform, Selection, select};
+use spin::once::Once;
+
+/// The balloon of this machine.
+pub type KernelBalloon = Balloon<'static, 'static, Xen<Instruction>, Ram, KernelLocks>;
+
+static BALLOON: Once<KernelBalloon> = Once::new();
+static SELECTION: Once<Selection> = Once::new();
+
+/// An allocation found nothing free since the worker looked last.
+static URGENT: AtomicBool = AtomicBool::new(false);
+/// Allocations that had to wait for the balloon, and how long.
+static STALLS: AtomicU64 = AtomicU64::new(0);
+static STALL_NS: AtomicU64 = AtomicU64::new(0);
+
+/// The balloon, where there is Xen.
+#[must_use]
+pub fn balloon() -> Option<&'static KernelBalloon> {
+    BALLOON.get()
+}
+
+/// What is on and what is off, and why, once that is known.
+#[must_use]
+pub fn selection() -> Option<&'static Selection> {
+    SELECTION.get()
+}
+
+/// Allocations that had to wait for memory since boot, and the time that they waited, in nanoseconds.
+#[must_use]
+pub fn stalls() -> (u64, u64) {
+    (STALLS.load(Ordering::Relaxed), STALL_NS.load(Ordering::Relaxed))
+}
+
+/// Has the worker look at everything soon. For threads.
+pub fn wake() {
+    worker::changed();
+}
+
+/// Begins. In the first thread, before the main function.
+pub(crate) fn start(machine: &'static Machine) {
+    let xen = machine.hypervisor().zip(machine.domain());
+    let platform = Platform { xen: xen.is_some(), ..Platform::default() };
+    let selection = SELECTION.call_once(|| select(&switches(), &platform));
+    log::info!("selfballooning {}", selection.selfballooning);
+    let Some((on_xen, domain)) = xen else { return };
+    let sizes = store::Sizes::read(domain);
+    let facts = facts(machine, on_xen, sizes);
+    let plan = StartPlan::new(&facts);
+    let exchange = Exchange::new(on_xen.xen, Ram, machine.frames());
+    let balloon = BALLOON.call_once(|| Balloon::new(exchange, &plan));
+    if plan.is_urgent() {
+        pay_debt(balloon, &plan);
+    }
+    relief::set(relieve);
+    paged::set_shortage(&Deflate);
+    log::info!(
+        "balloon: {} of RAM, {} charged, {} in the balloon",
+        facts.ram.to_kib(),
+        balloon.reservation().to_kib(),
+        balloon.ballooned().to_kib()
+    );
+    tunables().serve(Group::Balloon);
+    worker::start(machine, domain, balloon, &plan, sizes, selection);
+}
+
+/// What is known of this domain's memory.
+fn facts(machine: &Machine, on_xen: &OnXen, sizes: store::Sizes) -> StartFacts {
+    let mut entries = [MapEntry { start: 0, size: 0, kind: MemoryKind::Ram }; MAX_ENTRIES];
+    // Without a map there is nothing beside RAM that we know of.
+    let count = on_xen.xen.memory_map(&mut entries).unwrap_or(0);
+    let extra = entries[..count]
+        .iter()
+        .filter(|entry| matches!(entry.kind, MemoryKind::Reserved | MemoryKind::Acpi))
+        .map(|entry| entry.size / FRAME_SIZE as u64)
+        .sum();
+    let ram = machine.boot_info().ram().frames();
+    // Only a hypervisor that is none refuses these.
+    let reservation = on_xen.xen.current_reservation().unwrap_or(ram);
+    let limit = on_xen.xen.maximum_reservation().unwrap_or(ram);
+    let store::Sizes { static_max, target } = sizes;
+    StartFacts { ram, extra: Frames::new(extra), reservation, limit, static_max, target }
+}
+
+/// Gives back what was never paid for, before it is touched.
+fn pay_debt(balloon: &KernelBalloon, plan: &StartPlan) {
+    log::info!("populated on demand: giving {} back before it is touched", plan.give_back.to_kib());
+    let mut scratch = alloc::boxed::Box::new(Scratch::new());
+    balloon.set_target(plan.target());
+    loop {
+        let step = balloon.step(cpus::now_ns(), &Budget::DEFAULT, &mut scratch, &NoEvacuation);
+        match step.outcome {
+            Outcome::More => {}
+            Outcome::Reached => return,
+            Outcome::Held(reason, _) => {
+                let debt = balloon.status().debt.to_kib();
+                log::warn!("{debt} of what was not paid for cannot be given back now: {reason}");
+                return;
+            }
+            Outcome::Busy => unreachable!("nobody else has the balloon yet"),
+        }
+    }
+}
+
+/// Gets memory back for an allocation. Any context.
+fn relieve(wanted: Frames) -> Frames {
+    let Some(balloon) = BALLOON.get() else { return Frames::ZERO };
+    let begun_ns = cpus::now_ns();
+    let deflated = balloon.deflate_now(wanted);
+    STALLS.fetch_add(1, Ordering::Relaxed);
+    STALL_NS.fetch_add(cpus::now_ns().saturating_sub(begun_ns), Ordering::Relaxed);
+    URGENT.store(true, Ordering::Release);
+    // Elsewhere a lock may be held that waking would want: the worker finds the flag when it looks.
+    if platform::may_block() {
+        worker::urgent();
+    }
+    if deflated.frames == Frames::ZERO && deflated.stopped == Some(Reason::InTransit) && platform::may_block()
+    {
+        // It is on another thread's way, which may have to run on this CPU.
+        platform::threads().yield_now();
+        return Frames::new(1);
+    }
+    deflated.frames
+}
+
+/// Deflates when paged memory has no frame for a page.
+struct Deflate;
+
+impl Shortage for Deflate {
+    fn relieve(&self, need: Frames, _: Context) -> bool {
+        relieve(need) > Frames::ZERO
+    }
+}
+
+/// The memory of this guest at a glance.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Figures {
+    /// Paged memory that was promised.
+    pub committed: Frames,
+    /// Paged memory that is there.
+    pub resident: Frames,
+    /// Free memory.
+    pub free: Frames,
+    /// The reservation as Xen charges it just now; without Xen, all RAM.
+    pub reservation: Frames,
+    /// The reservation that the balloon moves to; without Xen, all RAM.
+    pub target: Frames,
+    /// Pages that are out in swap.
+    pub swapped: Frames,
+}
+
+/// Looks. For threads.
+#[must_use]
+pub fn figures(machine: &Machine) -> Figures {
+    let paged = machine.paged();
+    let ram = machine.boot_info().ram().frames();
+    let charged = |balloon: &KernelBalloon| balloon.exchange().port().current_reservation().ok();
+    Figures {
+        committed: paged.committed_exactly(),
+        resident: paged.resident(),
+        free: machine.frames().stats().available(),
+        reservation: BALLOON.get().and_then(charged).unwrap_or(ram),
+        target: BALLOON.get().map_or(ram, KernelBalloon::target),
+        swapped: Frames::ZERO,
+    }
+}
+
+/// Says that Xen charges what the balloon counts, or what is wrong. For tests and for people.
+///
+/// # Errors
+///
+/// What is wrong; also that there is no balloon.
+pub fn validate() -> Result<(), alloc::string::String> {
+    let balloon = BALLOON.get().ok_or("there is no balloon")?;
+    balloon.validate().map(drop).map_err(|wrong| alloc::format!("{wrong}"))
+}

@@ -1,0 +1,227 @@
+//! The thread that steps: the portable daemon with this machine's clock, counters and tunables.
+
+use super::{KernelBalloon, STALL_NS, STALLS, URGENT, store};
+use crate::platform::{Kernel, Mutex};
+use crate::tunables::tunables;
+use crate::{Domain, Machine, cpus, paged};
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicBool, Ordering};
+use ebb::balloon::toolstack::TargetRule;
+use ebb::balloon::{Budget, Evacuate, Outcome, Scratch, StartPlan};
+use ebb::daemon::{Cause, Daemon, Observed, Progress, Toolstack};
+use ebb::mm::frame::SparseBlock;
+use ebb::mm::paged::Overcommit;
+use ebb::port::MemoryOps;
+use ebb::task::{Next, Worker};
+use ebb::tunable::{Group, Id};
+use ebb::units::{Frames, Kib};
+use policy::boot::{Selection, Switch};
+use policy::{Decision, Settings};
+use spin::once::Once;
+
+static WORKER: Once<Worker<Kernel>> = Once::new();
+/// The toolstack's target or a tunable has changed since the worker looked last.
+static CHANGED: AtomicBool = AtomicBool::new(false);
+
+/// What the worker has and shares with the store's consumers.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) machine: &'static Machine,
+    pub(super) balloon: &'static KernelBalloon,
+    pub(super) toolstack: Mutex<Toolstack>,
+    /// The last decision, for those who publish it.
+    pub(super) decision: Mutex<Option<Decision>>,
+}
+
+/// Moves what is movable: paged memory.
+struct Movers(&'static Machine);
+
+impl Evacuate for Movers {
+    fn evacuate(&self, block: SparseBlock) -> Frames {
+        self.0.paged().evacuate(&block)
+    }
+}
+
+/// Begins the worker, and those who tell it of changes.
+pub(super) fn start(
+    machine: &'static Machine,
+    domain: &'static Domain,
+    balloon: &'static KernelBalloon,
+    plan: &StartPlan,
+    sizes: store::Sizes,
+    selection: &Selection,
+) {
+    let tunables = tunables();
+    if let Switch::Off(_) = selection.selfballooning {
+        switch_off(Id::Selfballooning);
+    }
+    if let Switch::Off(_) = selection.selfshrinking {
+        switch_off(Id::FrontswapSelfshrinking);
+    }
+    tunables.resolve_for(machine.frames().stats().present());
+    tunables.serve(Group::Selfballoon);
+    tunables.serve(Group::Vm);
+    tunables.on_change(|_| changed());
+
+    let first = sizes.target.unwrap_or(machine.boot_info().ram().frames().to_kib());
+    let rule = TargetRule::new(plan, sizes.static_max, first, least(machine, plan.base));
+    let ceiling = rule.apply(first).target;
+    static SHARED: Once<Shared> = Once::new();
+    let shared = SHARED.call_once(|| Shared {
+        machine,
+        balloon,
+        toolstack: Mutex::new(Kernel, "toolstack's target", Toolstack::new(rule, ceiling)),
+        decision: Mutex::new(Kernel, "last decision", None),
+    });
+    shared.obey(ceiling);
+    let mut steps = Steps::new(shared);
+    match Worker::spawn(Kernel, "selfballoon", move || steps.step()) {
+        Ok(worker) => WORKER.call_once(|| worker).run_now(),
+        Err(error) => {
+            log::error!("selfballooning {}: {error}", "disabled");
+            return;
+        }
+    }
+    store::start(domain, shared);
+}
+
+fn switch_off(id: Id) {
+    let set = tunables().set(id, "0");
+    assert!(set.is_ok(), "a switch that cannot be switched off");
+}
+
+/// What the toolstack's rule accepts as the least target: what is never free, and room to live.
+fn least(machine: &Machine, base: Frames) -> Frames {
+    const ROOM: Frames = Frames::new(2 * 256);
+    let stats = machine.frames().stats();
+    base.saturating_sub(stats.managed) + stats.pinned + stats.watermarks.high + ROOM
+}
+
+/// Something was set.
+pub(super) fn changed() {
+    CHANGED.store(true, Ordering::Release);
+    urgent();
+}
+
+/// The worker should look at once.
+pub(super) fn urgent() {
+    if let Some(worker) = WORKER.get() {
+        worker.run_now();
+    }
+}
+
+impl Shared {
+    /// Has everybody know the ceiling.
+    pub(super) fn obey(&self, ceiling: Frames) {
+        let ceiling = self.balloon.set_ceiling(ceiling);
+        let stats = self.machine.frames().stats();
+        let withheld = self.balloon.base().saturating_sub(ceiling);
+        self.machine.paged().set_commit_limit(paged::commit_limit(&stats).saturating_sub(withheld));
+    }
+
+    fn observe(&self) -> Observed {
+        let paged = self.machine.paged().stats();
+        let balloon = self.balloon;
+        Observed {
+            frames: self.machine.frames().stats(),
+            committed: paged.committed,
+            resident: paged.resident,
+            active: paged.active,
+            inactive: paged.inactive,
+            swapped: Frames::ZERO,
+            swap: false,
+            reservation: balloon.exchange().port().current_reservation().unwrap_or(balloon.reservation()),
+            base: balloon.base(),
+            ceiling: self.toolstack.lock().ceiling(),
+            taken: paged.filled,
+            refaulted: 0,
+            stalls: STALLS.load(Ordering::Relaxed),
+            stall_ns: STALL_NS.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// The worker's own.
+struct Steps {
+    shared: &'static Shared,
+    daemon: Daemon,
+    scratch: Box<Scratch>,
+    /// The tunables as they were applied last.
+    generation: Option<u64>,
+    /// The outcome that was logged last.
+    held: Option<Outcome>,
+}
+
+impl Steps {
+    fn new(shared: &'static Shared) -> Self {
+        let scratch = Box::new(Scratch::new());
+        Self { shared, daemon: Daemon::new(), scratch, generation: None, held: None }
+    }
+
+    fn step(&mut self) -> Next {
+        // Taken before anything is looked at: what comes later causes another step.
+        let urgent = URGENT.swap(false, Ordering::AcqRel);
+        let changed = CHANGED.swap(false, Ordering::AcqRel);
+        let settings = self.apply_tunables();
+        let shared = self.shared;
+        let progress = self.daemon.step(
+            cpus::now_ns(),
+            Cause { urgent, changed },
+            &settings,
+            || shared.observe(),
+            shared.balloon,
+            &Budget::DEFAULT,
+            &mut self.scratch,
+            &Movers(shared.machine),
+        );
+        self.tell(&progress);
+        match progress.next_ns {
+            Some(next_ns) => Next::After(next_ns.saturating_sub(cpus::now_ns())),
+            None => Next::Idle,
+        }
+    }
+
+    /// Hands the tunables to those who obey them, if any has changed.
+    fn apply_tunables(&mut self) -> Settings {
+        let tunables = tunables();
+        let generation = tunables.generation();
+        if self.generation != Some(generation) {
+            self.generation = Some(generation);
+            self.shared.balloon.set_scrub(tunables.is_on(Id::ScrubPages));
+            self.shared.machine.paged().set_overcommit(match tunables.word(Id::Overcommit) {
+                "always" => Overcommit::Always,
+                "heuristic" => Overcommit::Heuristic,
+                _ => Overcommit::Strict,
+            });
+        }
+        tunables.settings()
+    }
+
+    fn tell(&mut self, progress: &Progress) {
+        if let Some(decision) = progress.decision {
+            log::debug!(
+                "selfballoon: {} of {} (goal {}, floor {}): {}",
+                kib(decision.target_frames),
+                self.shared.balloon.reservation().to_kib(),
+                kib(decision.goal_frames),
+                kib(decision.floor_frames),
+                decision.reason
+            );
+            *self.shared.decision.lock() = Some(decision);
+        }
+        let held = match progress.moved.outcome {
+            Outcome::Held(reason, _) => Some(Outcome::Held(reason, 0)),
+            _ => None,
+        };
+        if held != self.held {
+            if let Some(Outcome::Held(reason, _)) = held {
+                log::debug!("balloon: held: {reason}");
+            }
+            self.held = held;
+        }
+    }
+}
+
+fn kib(frames: u64) -> Kib {
+    Frames::new(frames).to_kib()
+}
