@@ -115,7 +115,9 @@ impl Arena {
     pub(super) fn put_run(&mut self, chunk: usize, address: usize, pages: usize) -> Result<(), NotOurs> {
         let chunk = self.chunks.get_mut(chunk).and_then(Option::as_mut).ok_or(NotOurs)?;
         let offset = address.checked_sub(chunk.address).ok_or(NotOurs)?;
-        if !offset.is_multiple_of(FRAME_SIZE) || !chunk.put(offset / FRAME_SIZE, pages) {
+        let first = offset / FRAME_SIZE;
+        let in_slab = (first..first + pages).any(|page| chunk.slab_at(page).is_some());
+        if in_slab || !offset.is_multiple_of(FRAME_SIZE) || !chunk.put(first, pages) {
             return Err(NotOurs);
         }
         self.used_pages -= pages;

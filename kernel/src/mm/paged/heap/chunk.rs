@@ -257,7 +257,7 @@ mod tests {
         }
         assert_eq!(chunk.slab_at(4), None);
         let slab = &mut chunk.slabs[5];
-        let objects: std::vec::Vec<_> = core::iter::from_fn(|| slab.take()).collect();
+        let objects: Vec<_> = core::iter::from_fn(|| slab.take()).collect();
         assert_eq!(objects, [0, 1, 2, 3]);
         assert!(slab.is_full());
         assert!(slab.put(2) && !slab.put(2));
