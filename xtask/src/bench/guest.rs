@@ -123,12 +123,10 @@ struct Heard {
 }
 
 impl Heard {
-    /// Takes a line of its console.
+    /// Takes a line of its console. A record that lost bytes, because the guest was faster than the host, is no
+    /// record: if it was a figure, that is missed later.
     fn line(&mut self, line: &[u8]) -> Result<()> {
-        if !Record::is_record(line) {
-            return Ok(());
-        }
-        let record = Record::parse(line)?;
+        let Ok(record) = Record::parse(line) else { return Ok(()) };
         match record.kind.as_str() {
             "figure" => self.figures.push(record),
             "end" => match record.get("outcome") {
@@ -172,9 +170,11 @@ mod tests {
     }
 
     #[test]
-    fn a_case_that_fails_is_an_error_and_so_is_a_damaged_record() {
+    fn a_case_that_fails_is_an_error_and_a_damaged_figure_is_missed() {
         let mut heard = Heard::default();
         assert!(heard.line(&record("end", &[("outcome", &"fail"), ("why", &"x")])).is_err());
-        assert!(heard.line(b"\x1efigure value=1 #00000000").is_err());
+        heard.line(b"\x1efigure what=x value=1 unit=ns #00000000").unwrap();
+        heard.line(&record("end", &[("outcome", &"pass")])).unwrap();
+        assert!(heard.value("x", "ns").is_err());
     }
 }

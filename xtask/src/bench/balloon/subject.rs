@@ -107,7 +107,9 @@ impl<'s> Subject<'s> {
                 Event::Deadline => bail!("no answer within {} s:\n{}", LINE_BOUND.as_secs(), self.text),
             };
             self.hear(&line.bytes);
-            match parse(&line.bytes)? {
+            // A line that lost bytes, because the guest was faster than the host, is none. If it was the answer, the
+            // deadline tells.
+            match parse(&line.bytes).unwrap_or_default() {
                 Some(record) if record.kind == "begin" && record.fields.is_empty() => {
                     begun = Some((line.at, self.session.cpu_time()));
                 }
