@@ -7,6 +7,8 @@
 #   touch MIB    writes MIB of memory and frees it                             @touched ns=
 #   spike MIB    takes MIB back and writes them                                @spiked grown_ns= ns= free_kib=
 #   off          powers off
+#
+# A move says '@begin' before its clock starts.
 
 /bin/busybox --install -s /bin
 export PATH=/bin
@@ -38,15 +40,12 @@ if echo 'p:down xenmem_reservation_decrease count=%di:s32' >$tracing/kprobe_even
     done
 fi
 
-# Sets $calls and $frames: what probe $1 has counted since boot; empty where the kernel cannot tell.
+# Sets $calls and $frames: what probe $1 has counted since boot; empty where the kernel has no probes.
 counted() {
     calls= frames=
-    while read -r key value rest; do
-        case $key in
-        *Hits:) calls=$value ;;
-        esac
-    done <$tracing/events/kprobes/$1/hist
-    frames=$(sed -n 's/.*hitcount: *[0-9]* *count: *\([0-9]*\).*/\1/p' $tracing/events/kprobes/$1/hist)
+    [ -r $tracing/events/kprobes/$1/hist ] || return 0
+    calls=$(awk '$1 == "Hits:" { print $2 }' $tracing/events/kprobes/$1/hist)
+    frames=$(awk '$1 == "{" { sum += $NF } END { print sum + 0 }' $tracing/events/kprobes/$1/hist)
 }
 
 # Waits until the balloon has $1 KiB: looks every 5 ms, because the kernel tells nobody; at most two minutes.
@@ -81,7 +80,8 @@ perform() {
         move $kib || return
         took=$((ns - begun))
         counted "$1"
-        echo "@moved ns=$took polls=$polls calls=$((calls - calls_before)) frames=$((frames - frames_before))"
+        calls=${calls:+$((calls - calls_before))} frames=${frames:+$((frames - frames_before))}
+        echo "@moved ns=$took polls=$polls calls=$calls frames=$frames"
         ;;
     touch)
         now && begun=$ns

@@ -220,6 +220,7 @@ impl Attended<'_> {
                     }
                     if listener.ready && !ready {
                         ready = true;
+                        self.raise_ceiling()?;
                         deadline = Instant::now() + self.patience;
                     }
                 }
@@ -251,6 +252,17 @@ impl Attended<'_> {
             end.logs.push(path);
         }
         Ok(())
+    }
+
+    /// Lets the guest grow to all that it may have. The toolstack's target begins at the memory of the start, and a guest
+    /// keeps below it; raised, it costs the host nothing until the guest asks.
+    fn raise_ceiling(&self) -> Result<()> {
+        let plan = self.stage.plan;
+        if plan.fixed || plan.memory_mib >= plan.maxmem_mib {
+            return Ok(());
+        }
+        let raise = format!("xl mem-set {} {}m", self.guest.domid(), plan.maxmem_mib);
+        self.stage.session.exec(&raise, LOOK_BOUND)?.success().context("the guest may not grow").map(drop)
     }
 
     /// What Xen knows of it.

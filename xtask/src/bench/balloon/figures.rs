@@ -95,6 +95,7 @@ impl Found<'_> {
         };
         let note = self.time_note(case);
         let word = case.direction.word();
+        let processor = format!("{word}: processor time");
         let new = |metric: &str, unit, ours| Figure::new(BENCH, &name(case), metric, unit, ours);
         let mut figures = vec![
             new(word, "s", seconds(How::Balloon))
@@ -104,7 +105,7 @@ impl Found<'_> {
             new(word, "MiB/s", rate(How::Balloon))
                 .beside(&linux, rate(How::Linux), Some(Better::More))
                 .note(&note),
-            new(&format!("{word}: processor time"), "s", cpu(How::Balloon))
+            new(&processor, "s", cpu(How::Balloon))
                 .beside(&linux, cpu(How::Linux), Some(Better::Less))
                 .note(absent(ours, CPU_NOTE)),
             new(word, "s", seconds(How::Balloon))
@@ -114,13 +115,17 @@ impl Found<'_> {
         // Only some loops run on written memory, and only some on memory that never was.
         for how in [How::Blocks, How::BlocksScrubbed, How::Frames] {
             let Some(bare) = seconds(how) else { continue };
-            let beside =
-                new(word, "s", seconds(How::Balloon)).beside(how.name(), Some(bare), Some(Better::Less));
-            figures.push(if how == How::Frames {
-                beside.note(&note)
-            } else {
-                beside.target(BARE_TARGET).note(&note)
-            });
+            let beside = |metric: &str, ours, bare| {
+                new(metric, "s", ours).beside(how.name(), bare, Some(Better::Less)).note(&note)
+            };
+            let mut pair = [
+                beside(word, seconds(How::Balloon), Some(bare)),
+                beside(&processor, cpu(How::Balloon), cpu(how)).note(absent(ours, CPU_NOTE)),
+            ];
+            if how != How::Frames {
+                pair = pair.map(|figure| figure.target(BARE_TARGET));
+            }
+            figures.extend(pair);
             figures.push(
                 Figure::new(BENCH, &format!("{}, {}", name(case), how.name()), word, "s", Some(bare))
                     .beside(&linux, seconds(How::Linux), Some(Better::Less))
@@ -147,8 +152,9 @@ impl Found<'_> {
         let stalled = of(How::Balloon, |spike| spike.stall_seconds);
         if let (Some(free), Some(stalled)) = (free(How::Balloon), stalled) {
             note += &format!(
-                "ours: paged memory written for the first time, {stalled:.2} s of it waiting for the balloon \
-                 ({free:.0} MiB were free); "
+                "ours: paged memory written for the first time, {:.1} ms of it waiting for the balloon \
+                 ({free:.0} MiB were free); ",
+                stalled * 1e3
             );
         }
         if let (Some(free), Some(grown)) = (free(How::Linux), grown) {
