@@ -109,7 +109,7 @@ pub(super) fn ends_as(mut guest: Guest<'_>, mut said: Said, wanted: Ending) -> R
 }
 
 fn the_guest_says_what_xl_says(session: &Session) -> Result<()> {
-    let (guest, said) = ready(session, "figures", "")?;
+    let (guest, said) = ready(session, "figures", "noselfballooning")?;
     let found = said.record("found").context("the guest did not say what it found")?;
     ensure!(found.number("domid") == Some(guest.domid().into()), "domid: {found:?}");
     ensure!(found.number("vcpus") == Some(1), "vcpus: {found:?}");
