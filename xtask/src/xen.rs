@@ -5,6 +5,7 @@
 //! carries its bytes unchanged ([`guest`]).
 
 mod agent;
+pub(crate) mod fate;
 pub(crate) mod guest;
 pub(crate) mod initramfs;
 mod ports;

@@ -4,10 +4,10 @@
 use super::guest::{self, End, Guest, Watch};
 use super::outcome::{Case, Outcome, Results, Rung};
 use super::system::{self, CASES};
-use crate::build::{self, Image};
+use crate::build::{self, Built, Image};
 use crate::console::Event;
 use crate::setup;
-use crate::xen::{Ending, GuestConfig, HostConfig, Session};
+use crate::xen::{Ending, GuestConfig, HostConfig, Session, fate};
 use anyhow::Result;
 use std::path::Path;
 use std::time::Instant;
@@ -54,12 +54,12 @@ const CONSOLES: usize = 8;
 /// If an image does not build, or Xen does not come up.
 pub(crate) fn run(filter: Option<&str>, out: &Path, results: &mut Results) -> Result<()> {
     let kit = setup::ensure()?;
-    let tests = build::build(Image::GuestTests)?.image;
+    let tests = build::build(Image::GuestTests)?;
     let image = build::build(Image::Ebb)?.image;
     let begun = Instant::now();
     let largest = SHAPES.iter().map(|shape| shape.memory_mib).max().unwrap_or_default();
     let mut host = HostConfig::for_guests(out, largest, CONSOLES);
-    host.files.push((TESTS.into(), tests));
+    host.files.push((TESTS.into(), tests.image.clone()));
     host.files.push((IMAGE.into(), image));
     let session = Session::boot(&kit, &host)?;
     println!("xen    Xen {} is up after {:.1} s", kit.xen_version, session.ready_after().as_secs_f64());
@@ -69,7 +69,7 @@ pub(crate) fn run(filter: Option<&str>, out: &Path, results: &mut Results) -> Re
         })
     };
     for shape in SHAPES.iter().chain(WHEN_NAMED.iter().filter(named)) {
-        let mut domain = Domain { shape, session: &session, boots: 0 };
+        let mut domain = Domain { shape, session: &session, tests: &tests, boots: 0 };
         guest::run(Rung::Xen, shape.name, &mut domain, shape.only, filter, results)?;
     }
     for (id, ask) in CASES.iter().filter(|(id, _)| filter.is_none_or(|filter| id.contains(filter))) {
@@ -90,6 +90,7 @@ pub(crate) fn run(filter: Option<&str>, out: &Path, results: &mut Results) -> Re
 struct Domain<'s> {
     shape: &'s Shape,
     session: &'s Session,
+    tests: &'s Built,
     boots: u32,
 }
 
@@ -111,7 +112,14 @@ impl Guest for Domain<'_> {
                 Event::Line(line) if watch.line(&line.bytes).is_break() => break End::Killed,
                 Event::Line(_) | Event::Interrupted => {}
                 Event::Ended(Ending::Poweroff) => break End::Stopped,
-                Event::Ended(other) => break End::Crashed(format!("{other:?}")),
+                Event::Ended(other) => {
+                    let log = std::fs::read(self.session.xen_log()).unwrap_or_default();
+                    let fate = fate::of(&String::from_utf8_lossy(&log), guest.domid(), Some(self.tests));
+                    break End::Crashed(format!(
+                        "{other:?}{}{fate}",
+                        if fate.is_empty() { "" } else { "; " }
+                    ));
+                }
                 Event::Deadline => break End::Killed,
             }
         };
