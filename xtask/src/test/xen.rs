@@ -28,10 +28,11 @@ struct Shape {
 
 /// Ordinary; one vCPU and many; tiny; memory above 4 GiB; populate-on-demand, which a kernel that touches all its
 /// memory does not survive.
-const SHAPES: [Shape; 7] = [
+const SHAPES: [Shape; 8] = [
     Shape { name: "", memory_mib: 256, maxmem_mib: 256, vcpus: 2, only: None },
     Shape { name: "1-vcpu/", memory_mib: 32, maxmem_mib: 32, vcpus: 1, only: Some("boot.") },
     Shape { name: "4-vcpus/", memory_mib: 64, maxmem_mib: 64, vcpus: 4, only: Some("smp.") },
+    Shape { name: "4-vcpus/", memory_mib: 64, maxmem_mib: 64, vcpus: 4, only: Some("soak.") },
     Shape { name: "8-vcpus/", memory_mib: 32, maxmem_mib: 32, vcpus: 8, only: Some("boot.") },
     Shape { name: "8-mib/", memory_mib: 8, maxmem_mib: 8, vcpus: 1, only: Some("boot.") },
     Shape { name: "6-gib/", memory_mib: 6144, maxmem_mib: 6144, vcpus: 1, only: Some("boot.") },
@@ -52,7 +53,12 @@ const CONSOLES: usize = 8;
 /// # Errors
 ///
 /// If an image does not build, or Xen does not come up.
-pub(crate) fn run(filter: Option<&str>, out: &Path, results: &mut Results) -> Result<()> {
+pub(crate) fn run(
+    filter: Option<&str>,
+    soak_s: Option<u32>,
+    out: &Path,
+    results: &mut Results,
+) -> Result<()> {
     let kit = setup::ensure()?;
     let tests = build::build(Image::GuestTests)?;
     let image = build::build(Image::Ebb)?.image;
@@ -69,7 +75,8 @@ pub(crate) fn run(filter: Option<&str>, out: &Path, results: &mut Results) -> Re
         })
     };
     for shape in SHAPES.iter().chain(WHEN_NAMED.iter().filter(named)) {
-        let mut domain = Domain { shape, session: &session, tests: &tests, boots: 0 };
+        let mut domain =
+            Domain { shape, session: &session, tests: &tests, soak: guest::soak_option(soak_s), boots: 0 };
         guest::run(Rung::Xen, shape.name, &mut domain, shape.only, filter, results)?;
     }
     for (id, ask) in CASES.iter().filter(|(id, _)| filter.is_none_or(|filter| id.contains(filter))) {
@@ -91,6 +98,7 @@ struct Domain<'s> {
     shape: &'s Shape,
     session: &'s Session,
     tests: &'s Built,
+    soak: String,
     boots: u32,
 }
 
@@ -101,7 +109,7 @@ impl Guest for Domain<'_> {
             name: format!("tests-{}{}", self.shape.name.replace('/', "-"), self.boots),
             kernel: TESTS.to_owned(),
             ramdisk: None,
-            cmdline: cmdline.to_owned(),
+            cmdline: format!("{cmdline}{}", self.soak),
             memory_mib: self.shape.memory_mib,
             maxmem_mib: self.shape.maxmem_mib,
             vcpus: self.shape.vcpus,
