@@ -6,6 +6,7 @@
 //! ([`memory`]).
 
 mod agent;
+pub(crate) mod fate;
 pub(crate) mod guest;
 pub(crate) mod initramfs;
 mod memory;
