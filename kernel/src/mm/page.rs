@@ -11,7 +11,9 @@ use core::sync::atomic::Ordering;
 
 use super::frame::Extent;
 use super::paged::{Mmu, Words};
+use crate::port::{PageKey, PoolId, TmemOps};
 use crate::units::{Gfn, Order};
+use xen_abi::Errno;
 
 /// One frame of ordinary, writable memory of this guest that nobody else reads or writes while this value lives.
 ///
@@ -70,6 +72,27 @@ impl<'a> Page<'a> {
         let (first, rest) = self.words.split_first()?;
         let value = first.load(Ordering::Relaxed);
         rest.iter().all(|word| word.load(Ordering::Relaxed) == value).then_some(value)
+    }
+
+    /// Has tmem copy the page. The answer is the hypervisor's: see [`TmemOps::put`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn copy_out<T: TmemOps>(&self, tmem: &T, pool: PoolId, key: PageKey) -> Result<u64, Errno> {
+        // SAFETY: ordinary memory of ours; nobody writes to it while the page is borrowed.
+        unsafe { tmem.put(pool, key, self.frame) }
+    }
+
+    /// Has tmem fill the page. The answer is the hypervisor's: see [`TmemOps::get`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn copy_in<T: TmemOps>(&mut self, tmem: &T, pool: PoolId, key: PageKey) -> Result<u64, Errno> {
+        // SAFETY: ordinary, writable memory of ours, borrowed exclusively; the words are atomics, so that no
+        // reference to plain contents lives through the call.
+        unsafe { tmem.get(pool, key, self.frame) }
     }
 
     /// Fills the page with a word.

@@ -12,4 +12,11 @@
 //! Xen served tmem from 4.0 to 4.12. On every later one the probe says so, nothing here fails, and the other tiers do
 //! the work.
 
+mod answer;
+mod client;
+mod pool;
 pub mod tier;
+
+pub use answer::{Flush, Get, Put, Refused};
+pub use client::{Absent, Tmem};
+pub use pool::{Open, Pool, PoolError, Quiet};
