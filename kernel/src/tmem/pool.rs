@@ -30,7 +30,6 @@ impl Events for Quiet {
 /// A pool, open or not. Operations are for any context in which nobody waits for them; they do not block.
 pub struct Pool<P: Platform, T> {
     tmem: Tmem<T>,
-    kind: PoolKind,
     /// The hypervisor's name for it, or [`NONE`]. Changes only while the count of users is dead.
     id: AtomicI32,
     users: PercpuRef<P, Quiet, Reusable>,
@@ -83,9 +82,9 @@ impl<P: Platform, T: TmemOps> Pool<P, T> {
     /// # Errors
     ///
     /// [`Misuse::NoMemory`].
-    pub fn new(rcu: &'static Rcu<P>, tmem: Tmem<T>, kind: PoolKind) -> Result<Self, Misuse> {
+    pub fn new(rcu: &'static Rcu<P>, tmem: Tmem<T>) -> Result<Self, Misuse> {
         let users = PercpuRef::reusable(rcu, "tmem pool", Quiet, Start::Dead)?;
-        Ok(Self { tmem, kind, id: AtomicI32::new(NONE), users, doubtful: AtomicU64::new(0) })
+        Ok(Self { tmem, id: AtomicI32::new(NONE), users, doubtful: AtomicU64::new(0) })
     }
 
     /// Makes the hypervisor's pool, empty, and lets users in. Blocks if an earlier life was given up without
@@ -94,11 +93,11 @@ impl<P: Platform, T: TmemOps> Pool<P, T> {
     /// # Errors
     ///
     /// [`PoolError`]; it is not open then.
-    pub fn open(&self) -> Result<Open<'_, P, T>, PoolError> {
+    pub fn open(&self, kind: PoolKind) -> Result<Open<'_, P, T>, PoolError> {
         let dying = self.users.dying()?;
         dying.wait_zero()?;
         self.destroy()?;
-        let id = self.tmem.ops().new_pool(self.kind).map_err(|error| match error {
+        let id = self.tmem.ops().new_pool(kind).map_err(|error| match error {
             Errno::EPERM => PoolError::NoMore,
             other => PoolError::Refused(other),
         })?;
@@ -134,12 +133,6 @@ impl<P: Platform, T: TmemOps> Pool<P, T> {
     #[must_use]
     pub fn is_open(&self) -> bool {
         !self.users.is_dying()
-    }
-
-    /// What kind of pool it is.
-    #[must_use]
-    pub const fn kind(&self) -> PoolKind {
-        self.kind
     }
 
     /// How often an old page could not be flushed after a failed put.
@@ -234,7 +227,7 @@ impl<P: Platform, T: TmemOps> Pool<P, T> {
 impl<P: Platform, T> fmt::Debug for Pool<P, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let id = self.id.load(Ordering::Relaxed);
-        f.debug_struct("Pool").field("kind", &self.kind).field("id", &id).finish_non_exhaustive()
+        f.debug_struct("Pool").field("id", &id).finish_non_exhaustive()
     }
 }
 

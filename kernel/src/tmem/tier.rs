@@ -1,4 +1,4 @@
-//! A place for pages that were evicted: what frontswap tries in order.
+//! A place for pages that were evicted: what [`frontswap`](super::frontswap) tries in order.
 //!
 //! A tier is a small back end: the hypervisor's tmem, a compressed pool in the guest, pages that are one word repeated.
 //! It maps a [`Slot`] to a page of bytes, and keeps these promises, on which the absence of stale and lost data rests:
@@ -12,7 +12,7 @@
 //!
 //! Frontswap serialises the operations on one slot; operations on different slots run in parallel, on any CPU. A tier
 //! does not call frontswap back, with one exception: a tier that passes pages on does so through
-//! frontswap, outside its own operations.
+//! [`Frontswap::demote`](super::frontswap::Frontswap::demote), outside its own operations.
 
 use core::fmt;
 
@@ -162,6 +162,11 @@ pub trait Tier: Sync {
     ///
     /// If old pages may still be there.
     fn invalidate_area(&self, swap: SwapType) -> Result<(), Errno>;
+
+    /// Whether its pages are still there after the domain was suspended and resumed.
+    fn survives_suspend(&self) -> bool {
+        true
+    }
 }
 
 impl<T: Tier + ?Sized> Tier for &T {
@@ -182,5 +187,8 @@ impl<T: Tier + ?Sized> Tier for &T {
     }
     fn invalidate_area(&self, swap: SwapType) -> Result<(), Errno> {
         (**self).invalidate_area(swap)
+    }
+    fn survives_suspend(&self) -> bool {
+        (**self).survives_suspend()
     }
 }
