@@ -19,6 +19,7 @@
 //! | [`daemon`] | the worker: observe, decide, move |
 //! | [`task`] | threads: scheduling, sleep, and what they wait for one another with |
 //! | [`shell`] | the shell on the console |
+//! | [`tmem`] | transcendent memory: the client, frontswap, cleancache |
 //! | [`tunable`] | what an operator may set: one table, values, xenstore |
 //! | [`xen`] | those traits over real hypercalls; events, clock, console, xenstore |
 //!
@@ -41,6 +42,7 @@ pub mod shell;
 pub mod smp;
 pub mod symbols;
 pub mod task;
+pub mod tmem;
 pub mod tunable;
 pub mod units;
 pub mod utc;
