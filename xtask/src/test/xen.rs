@@ -28,22 +28,17 @@ struct Shape {
 
 /// Ordinary; one vCPU and many; tiny; memory above 4 GiB; populate-on-demand, which a kernel that touches all its
 /// memory does not survive.
-const SHAPES: [Shape; 8] = [
+const SHAPES: [Shape; 10] = [
     Shape { name: "", memory_mib: 256, maxmem_mib: 256, vcpus: 2, only: None },
     Shape { name: "1-vcpu/", memory_mib: 32, maxmem_mib: 32, vcpus: 1, only: Some("boot.") },
     Shape { name: "4-vcpus/", memory_mib: 64, maxmem_mib: 64, vcpus: 4, only: Some("smp.") },
+    Shape { name: "4-vcpus/", memory_mib: 64, maxmem_mib: 64, vcpus: 4, only: Some("threads.") },
+    Shape { name: "4-vcpus/", memory_mib: 64, maxmem_mib: 64, vcpus: 4, only: Some("percpu.") },
     Shape { name: "4-vcpus/", memory_mib: 64, maxmem_mib: 64, vcpus: 4, only: Some("soak.") },
     Shape { name: "8-vcpus/", memory_mib: 32, maxmem_mib: 32, vcpus: 8, only: Some("boot.") },
     Shape { name: "8-mib/", memory_mib: 8, maxmem_mib: 8, vcpus: 1, only: Some("boot.") },
     Shape { name: "6-gib/", memory_mib: 6144, maxmem_mib: 6144, vcpus: 1, only: Some("boot.") },
     Shape { name: "16-of-1024-mib/", memory_mib: 16, maxmem_mib: 1024, vcpus: 1, only: Some("boot.") },
-];
-/// Run only when the filter names them. Known defect: on Xen with 4 vCPUs, a guest has ended in a triple fault, without
-/// an epitaph, while thousands of threads began and ended (`4-vcpus/threads.`, once in three runs). Until that is
-/// found, these would fail the ladder now and then for a reason that is known.
-const WHEN_NAMED: [Shape; 2] = [
-    Shape { name: "4-vcpus/", memory_mib: 64, maxmem_mib: 64, vcpus: 4, only: Some("threads.") },
-    Shape { name: "4-vcpus/", memory_mib: 64, maxmem_mib: 64, vcpus: 4, only: Some("percpu.") },
 ];
 /// Consoles: one is used at a time, the others are for guests that a failed case left behind.
 const CONSOLES: usize = 8;
@@ -69,15 +64,10 @@ pub(crate) fn run(
     host.files.push((IMAGE.into(), image));
     let session = Session::boot(&kit, &host)?;
     println!("xen    Xen {} is up after {:.1} s", kit.xen_version, session.ready_after().as_secs_f64());
-    let named = |shape: &&Shape| {
-        shape.only.is_some_and(|only| {
-            filter.is_some_and(|filter| filter.contains(&format!("{}{only}", shape.name)))
-        })
-    };
     // What only a toolstack can ask needs none of these boots.
     let of_toolstack = |filter: &str| filter.starts_with("system.") || filter.starts_with("elastic.");
     let shapes = if filter.is_some_and(of_toolstack) { &[][..] } else { &SHAPES[..] };
-    for shape in shapes.iter().chain(WHEN_NAMED.iter().filter(named)) {
+    for shape in shapes {
         let mut domain =
             Domain { shape, session: &session, tests: &tests, soak: guest::soak_option(soak_s), boots: 0 };
         guest::run(Rung::Xen, shape.name, &mut domain, shape.only, filter, results)?;
