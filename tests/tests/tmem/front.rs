@@ -360,7 +360,7 @@ fn s130_shrink_brings_home_what_is_too_much_from_one_device() {
         // A page that cannot come home is passed over.
         let stuck = RefCell::new(0);
         let some = |at: Slot| {
-            if at.offset % 2 == 0 {
+            if at.offset.is_multiple_of(2) {
                 *stuck.borrow_mut() += 1;
                 return false;
             }
