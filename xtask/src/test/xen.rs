@@ -92,6 +92,9 @@ pub(crate) fn run(
         results.add(Case { id: (*id).to_owned(), rung: Rung::Xen, outcome, took: begun.elapsed() });
     }
     system::settle(&session)?;
+    for note in session.notes() {
+        println!("xen    {note}");
+    }
     session.power_off()?;
     results.finish(Rung::Xen, begun.elapsed());
     Ok(())
