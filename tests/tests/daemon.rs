@@ -5,10 +5,10 @@
 
 #[path = "daemon/application.rs"]
 mod application;
-// #[path = "daemon/day.rs"]
-// mod day;
-// #[path = "daemon/faults.rs"]
-// mod faults;
+#[path = "daemon/day.rs"]
+mod day;
+#[path = "daemon/faults.rs"]
+mod faults;
 #[path = "daemon/following.rs"]
 mod following;
 #[path = "balloon/guest.rs"]
@@ -16,9 +16,9 @@ mod following;
 mod guest;
 #[path = "daemon/machine.rs"]
 mod machine;
-// #[path = "daemon/policies.rs"]
-// mod policies;
-// #[path = "daemon/several.rs"]
-// mod several;
+#[path = "daemon/policies.rs"]
+mod policies;
+#[path = "daemon/several.rs"]
+mod several;
 #[path = "daemon/toolstack.rs"]
 mod toolstack;

@@ -168,12 +168,12 @@ impl<'h, 'g> Application<'h, 'g> {
     }
 
     /// Another thread of the application, on its own CPU: takes and gives in a hurry, so that several emergencies are
-    /// under way together, and leaves nothing behind.
+    /// under way together, and leaves nothing behind. Takes between two thirds of `frames` and all of them each time.
     pub(crate) fn storm(&self, cpu: VcpuId, rounds: u64, frames: u64, seed: u64) {
         let mut random = Random(seed | 1);
         for _ in 0..rounds {
             let mut held = Vec::new();
-            for _ in 0..random.below(frames) {
+            for _ in 0..frames * 2 / 3 + random.below(frames / 3) {
                 let request = Request::new(Use::Paged, cpu);
                 let frame =
                     relieved(|| self.guest.frames.alloc(request), || self.relieve(Frames::new(1 + random.below(64))));

@@ -6,7 +6,7 @@
 use super::application::Application;
 use super::guest::{Guest, S, booted};
 use ebb::balloon::toolstack::TargetRule;
-use ebb::balloon::{Budget, Outcome, Reason, Scratch};
+use ebb::balloon::{Budget, Disagreement, Outcome, Reason, Scratch};
 use ebb::daemon::{Cause, Daemon, Observed, Progress, Toolstack, Verdict};
 use ebb::port::MemoryOps;
 use ebb::tunable::{Group, Id, Tunables};
@@ -114,6 +114,12 @@ impl<'h, 'g> Machine<'h, 'g> {
     /// An operator sets a tunable.
     pub(crate) fn set(&mut self, id: Id, value: &str) {
         self.tunables.set(id, value).expect("a value that it accepts");
+    }
+
+    /// Begins the clock anew, with a daemon that has decided nothing.
+    pub(crate) fn restart(&mut self) {
+        (self.daemon, self.now_ns, self.next_ns) = (Daemon::new(), 0, Some(0));
+        self.guest.balloon.retry();
     }
 
     /// What may be promised to the application.
@@ -225,6 +231,23 @@ impl<'h, 'g> Machine<'h, 'g> {
     pub(crate) fn check(&self) {
         self.guest.check();
         self.application.verify();
+    }
+
+    /// The same while calls may be refused and frames be in limbo: then the hypervisor's own number may be unknown, but
+    /// what is counted adds up.
+    pub(crate) fn check_under_faults(&self) {
+        self.application.verify();
+        self.guest.model.validate().expect("the model's books balance");
+        self.guest.frames.validate().expect("the frame table's books balance");
+        match self.guest.balloon.validate() {
+            Ok(accounts) => {
+                assert_eq!(self.guest.map.hidden(), accounts.ballooned + self.guest.balloon.exchange().limbo());
+            }
+            // The question itself was refused.
+            Err(Disagreement::Unanswered(_)) => {}
+            Err(wrong) => unreachable!("the balloon's books do not balance: {wrong}"),
+        }
+        assert_eq!((self.guest.model.leaked(), self.guest.model.crash()), (Frames::ZERO, None));
     }
 
     /// The application ends, the host is as it was, selfballooning ends: everything comes back, and nothing was lost.
