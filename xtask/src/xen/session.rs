@@ -4,6 +4,7 @@ use super::agent::{Agent, Output, Reply};
 use super::guest::{Guest, GuestConfig, Sink};
 use super::initramfs;
 use super::memory::{self, Look};
+use super::nested;
 use super::ports::Listeners;
 use crate::qemu::{self, Accelerator, Qemu};
 use crate::setup::Kit;
@@ -29,6 +30,8 @@ const CONNECT_BOUND: Duration = Duration::from_secs(30);
 const BOOT_BOUND: Duration = Duration::from_secs(180);
 /// How long powering off may take.
 const OFF_BOUND: Duration = Duration::from_secs(60);
+/// How long a look at what Xen knows may take.
+const LOOK_BOUND: Duration = Duration::from_secs(60);
 /// Xen's and dom0's console in the output directory.
 const XEN_LOG: &str = "xen.log";
 /// QEMU's own messages there.
@@ -79,7 +82,7 @@ pub(crate) struct Session {
     shared: Arc<Shared>,
     qemu: Mutex<Qemu>,
     // Removed when the machine is gone.
-    _work: Work,
+    work: Work,
     consoles: Mutex<Vec<Console>>,
     memory: Mutex<Option<UnixStream>>,
     memory_port: usize,
@@ -92,6 +95,21 @@ pub(crate) struct Session {
 pub(super) struct Shared {
     pub(super) agent: Agent<UnixStream>,
     pub(super) out: PathBuf,
+    notes: Mutex<Vec<String>>,
+}
+
+impl Shared {
+    /// As [`Session::exec`].
+    pub(super) fn exec(&self, command: &str, bound: Duration) -> Result<Output> {
+        let output = self.agent.exec(command, bound)?;
+        let Some(why) = output.died() else { return Ok(output) };
+        self.note(format!("dom0: `{command}` died and was run again: {why}; {}", output.text.trim_end()));
+        self.agent.exec(command, bound)
+    }
+
+    pub(super) fn note(&self, note: String) {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(note);
+    }
 }
 
 /// A console port that no guest uses.
@@ -133,6 +151,7 @@ impl Session {
         let accelerator = Accelerator::detect();
         let mut words = words(config);
         words.extend(listeners.words());
+        words.extend(nested::words());
         let mut qemu = Qemu::start(accelerator, &words, &work.0, &out.join(QEMU_LOG), |_| {})?;
 
         let (sender, events) = mpsc::channel();
@@ -173,12 +192,12 @@ impl Session {
         }
         // QEMU has read it; nobody needs it any more.
         let _ = fs::remove_file(work.0.join("initramfs"));
-        let shared = Arc::new(Shared { agent, out });
+        let shared = Arc::new(Shared { agent, out, notes: Mutex::default() });
         let ready_after = begun.elapsed();
         Ok(Self {
             shared,
             qemu: Mutex::new(qemu),
-            _work: work,
+            work,
             consoles: Mutex::new(consoles),
             memory: Mutex::new(Some(memory)),
             memory_port: config.guests + 1,
@@ -197,18 +216,43 @@ impl Session {
         self.accelerator
     }
 
+    /// The processor time that the whole machine has used so far; `None` where this system does not tell.
+    pub(crate) fn cpu_time(&self) -> Option<Duration> {
+        self.qemu.lock().unwrap_or_else(PoisonError::into_inner).cpu_time()
+    }
+
     /// The log of Xen's and dom0's console.
     pub(crate) fn xen_log(&self) -> PathBuf {
         self.shared.out.join(XEN_LOG)
     }
 
-    /// Runs a shell command in dom0. Several may run at once.
+    /// Runs a shell command in dom0. Several may run at once. A command that died, in a way that no program chooses, is
+    /// run once more, and [`Session::notes`] tell of it.
     ///
     /// # Errors
     ///
     /// If dom0 is gone or the command does not end within the bound. A command that fails is not an error.
     pub(crate) fn exec(&self, command: &str, bound: Duration) -> Result<Output> {
-        self.shared.agent.exec(command, bound)
+        self.shared.exec(command, bound)
+    }
+
+    /// What happened in dom0 that should not, and was mended. Each note is told once.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        std::mem::take(&mut *self.shared.notes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How many pieces of 2 MiB of a guest Xen has mapped whole, or `None` if this Xen does not say where its tables
+    /// are. The guest should not move memory meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// If dom0 is gone, or QEMU does not show its memory.
+    pub(crate) fn superpages(&self, domid: u32) -> Result<Option<u64>> {
+        let look = "xl dmesg -c >/dev/null; xl debug-keys v; xl dmesg";
+        let printed = self.exec(look, LOOK_BOUND)?.success()?;
+        let Some(root) = nested::Root::find(&printed, domid) else { return Ok(None) };
+        let mut control = nested::Control::connect(&self.work.0)?;
+        root.superpages(|table| control.page(table)).map(Some)
     }
 
     /// How much memory each domain has, as Xen accounts it.
@@ -217,7 +261,7 @@ impl Session {
     ///
     /// If dom0 is gone or cannot ask Xen.
     pub(crate) fn memory(&self) -> Result<Sample> {
-        memory::once(&self.shared.agent)
+        memory::once(|command, bound| self.shared.exec(command, bound))
     }
 
     /// Has `watcher` told of the memory of all domains every `period`, until the machine ends. It is called on a
@@ -280,12 +324,18 @@ impl Session {
     }
 }
 
+/// Xen's word against its habit of leaving a vCPU's vector registers where they are until another wants them. With that
+/// habit, dom0's programs lost them under QEMU's emulation as soon as guests ran beside: values held in `ymm0` to `ymm15`
+/// were those of another program, or zero, some 20 times in 30 s, and programs of dom0 died of what they had copied
+/// through them. With registers switched at once, none was lost.
+const EAGER_FPU: &str = "spec-ctrl=eager-fpu";
+
 /// QEMU's words for the machine itself. All paths are relative to its working directory: QEMU cuts the
 /// initial-RAM-disk list at commas and spaces, and these have none.
 fn words(config: &HostConfig) -> Vec<String> {
     let xen = format!(
         "console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all conring_size=1M \
-         dom0_mem={DOM0_MIB}M dom0_max_vcpus=1"
+         dom0_mem={DOM0_MIB}M dom0_max_vcpus=1 {EAGER_FPU}"
     );
     let linux = format!("linux {LINUX_WORDS} ebb_control={},initramfs", config.guests + 2);
     let memory = format!("{}M", config.memory_mib);
