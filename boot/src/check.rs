@@ -15,6 +15,7 @@ use ebb::mm::frame::{Contents, Extent, FrameState, Request, Use};
 use ebb::port::{MapEntry, MemoryKind, MemoryOps};
 use ebb::units::{FRAME_SHIFT, FRAME_SIZE, FrameRange, Frames, Gfn, Order, VcpuId};
 use spin::once::Once;
+use x86_64::instructions::interrupts::without_interrupts;
 
 /// A check: its name, and what answers the first thing that is wrong.
 pub type Check = (&'static str, fn(&'static Machine) -> Result<(), &'static str>);
@@ -58,6 +59,12 @@ fn interrupts_arrive_and_return(_: &'static Machine) -> Result<(), &'static str>
         asm!("int 0x2F", inout("rax") a_after, inout("r11") b_after);
     }
     ensure(COUNT.load(Ordering::Relaxed) == 1, "the handler was not called once")?;
+    // One that comes although interrupts are off must not get to any handler.
+    let forced = interrupts::forced();
+    // SAFETY: as above; nothing is done about it.
+    without_interrupts(|| unsafe { asm!("int 0x2F") });
+    ensure(COUNT.load(Ordering::Relaxed) == 1, "a handler was called with interrupts off")?;
+    ensure(interrupts::forced() > forced, "an interrupt with interrupts off was not counted")?;
     ensure((a_after, b_after) == (a, b), "the interrupt changed registers")?;
     // SAFETY: nobody handles this vector, so nothing happens.
     unsafe { asm!("int 0x2E") }

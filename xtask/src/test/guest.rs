@@ -12,7 +12,7 @@
 //! | `begin` | `id`, `at_ns` (the guest's time) |
 //! | `end` | `id`, `outcome` (`pass`, `fail`, `skip`), `why` |
 //! | `progress` | anything: a long case is still at work |
-//! | `done` | `ran`: how many cases ended in this boot; `halts_skipped`: interrupts between `sti` and `hlt` |
+//! | `done` | `ran`: how many cases ended in this boot; `halts_skipped`: interrupts between `sti` and `hlt`; `forced`: interrupts while interrupts were off |
 //! | `epitaph` | `what`, `message`, `frames` (function names, innermost first, separated by `;`), `cpu`, `others` and `stopped` (other CPUs, and how many of them stopped) |
 
 use super::outcome::{Case, Outcome, Results, Rung};
