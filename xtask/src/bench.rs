@@ -5,6 +5,7 @@
 
 mod balloon;
 mod core;
+mod density;
 mod figure;
 mod guest;
 
@@ -21,6 +22,8 @@ enum Suite {
     Core,
     /// The balloon, beside Linux's on the same Xen.
     Balloon,
+    /// How many guests fit into one host, beside guests with fixed memory.
+    Density,
 }
 
 /// The options of `bench`.
@@ -35,6 +38,8 @@ pub(crate) struct Args {
     /// How much memory the balloon moves.
     #[arg(long, value_name = "MiB", value_delimiter = ',', default_values_t = [128, 512])]
     mib: Vec<u32>,
+    #[command(flatten)]
+    density: density::Options,
     /// Write the records to this file, as a list.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -62,6 +67,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             records
         }
         Suite::Balloon => balloon::run(args.rounds, &args.mib, &out)?,
+        Suite::Density => density::run(&args.density, &out)?,
     };
     println!("{}", table(&records));
     println!(
@@ -163,6 +169,7 @@ mod tests {
         assert_eq!(parse(&["core"]).unwrap().suite, Suite::Core);
         assert_eq!(parse(&["balloon"]).unwrap().mib, [128, 512]);
         assert_eq!(parse(&["balloon", "--mib", "4,8"]).unwrap().mib, [4, 8]);
+        assert_eq!(parse(&["density", "--density-host", "384"]).unwrap().suite, Suite::Density);
         for words in [&[][..], &["swap"], &["balloon", "--rounds", "0"], &["balloon", "--rounds", "x"]] {
             assert!(parse(words).is_err(), "{words:?}");
         }
