@@ -56,7 +56,10 @@ struct HeapFrames(FromFrames<'static, 'static, KernelLocks>);
 
 impl Extents for HeapFrames {
     fn take(&self, order: Order) -> Result<Extent, AllocError> {
-        relief::alloc(self.0.frames, self.0.request.order(order), order.frames())
+        let request = self.0.request.order(order);
+        relief::alloc(self.0.frames, request, order.frames())
+            // The heap is what the reserve is for: nothing of the kernel can give memory back without it.
+            .or_else(|refused| self.0.frames.alloc(request.emergency()).map_err(|_| refused))
     }
 
     fn give_back(&self, extent: Extent) {

@@ -5,6 +5,7 @@ use crate::cpus::{self, Cpus};
 use crate::domain::Domain;
 use crate::frames::KernelFrames;
 use core::ptr::NonNull;
+use ebb::arch::layout::direct_map;
 use ebb::arch::paging::window::{Window, WindowFull};
 use ebb::arch::paging::{AddressSpace, Mapping};
 use ebb::arch::tables::{DirectTables, FrameSource};
@@ -99,6 +100,19 @@ impl Machine {
     #[must_use]
     pub fn frames(&self) -> &'static KernelFrames {
         self.frames
+    }
+
+    /// The content of the module that the loader brought as number `index`, if there is one and all of it is RAM.
+    #[must_use]
+    pub fn module(&self, index: usize) -> Option<&'static [u8]> {
+        let module = self.boot_info.modules().nth(index)?;
+        let in_ram = module.frames.iter().all(|frame| self.boot_info.ram().contains(frame));
+        let start = direct_map(module.start).filter(|_| in_ram)?;
+        let start = core::ptr::with_exposed_provenance::<u8>(start as usize);
+        let size = usize::try_from(module.size).ok()?;
+        // SAFETY: RAM, so the direct map shows it; its frames were left out of what is free, so nobody ever writes to
+        // them, and they never leave the machine.
+        Some(unsafe { core::slice::from_raw_parts(start, size) })
     }
 
     /// Uses the window. Whoever has it may wait for all CPUs to forget a translation, so who waits for it answers.

@@ -205,7 +205,13 @@ impl Drop for Text {
 /// `print` must not log or print by itself: it would wait for itself.
 pub fn with_console<R>(print: impl FnOnce(&mut dyn fmt::Write) -> R) -> R {
     without_interrupts(|| {
-        let _held = CONSOLE.lock();
+        let _held = loop {
+            if let Some(held) = CONSOLE.try_lock() {
+                break held;
+            }
+            // Whoever holds it may be waiting, in the hypervisor, for the console's reader to run.
+            crate::cpus::relax();
+        };
         print(&mut Text::to(attached(), false))
     })
 }

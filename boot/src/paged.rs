@@ -10,6 +10,7 @@ use ebb::arch::interrupts::{self, PageFault, Resolution};
 use ebb::arch::layout::{PAGED, PAGED_SIZE, direct_map};
 use ebb::arch::local as gs;
 use ebb::mm::frame::Stats as FrameStats;
+use ebb::mm::paged::heap::{PagedAlloc, PagedHeap};
 use ebb::mm::paged::{Config, Context, FaultError, Mmu, Paged, ReserveError, Shortage, Words};
 use ebb::smp::Flush;
 use ebb::units::{FRAME_SIZE, Frames, Gfn};
@@ -18,7 +19,11 @@ use spin::once::Once;
 /// Paged memory, as this machine has it.
 pub type KernelPaged = Paged<KernelLocks, WindowTables, Kernel>;
 
+/// What the application's collections are given, so that they live in paged memory.
+pub type AppAlloc = PagedAlloc<&'static KernelPaged, Kernel>;
+
 static PAGED_MEMORY: Once<KernelPaged> = Once::new();
+static APP_HEAP: Once<PagedHeap<&'static KernelPaged, Kernel>> = Once::new();
 static SHORTAGE: Once<&'static dyn Shortage> = Once::new();
 
 /// The window's page tables. A handle: all are the same.
@@ -104,7 +109,8 @@ pub(crate) fn start(frames: &'static KernelFrames) -> Result<(), PagedError> {
     let config = Config { base: PAGED, gibs: gibs(stats.managed), limit: commit_limit(&stats) };
     let paged = KernelPaged::new(frames, WindowTables(()), Kernel, config).map_err(PagedError::Books)?;
     paged.set_shortage(&Relief);
-    PAGED_MEMORY.call_once(|| paged);
+    let paged = PAGED_MEMORY.call_once(|| paged);
+    APP_HEAP.call_once(|| PagedHeap::new(paged, Kernel));
     interrupts::add_page_fault_handler(resolve).map_err(|_| PagedError::Handlers)
 }
 
@@ -181,5 +187,14 @@ impl Machine {
     #[must_use]
     pub fn paged(&self) -> &'static KernelPaged {
         get()
+    }
+
+    /// The allocator of the application's collections, over [`paged`](Self::paged) memory.
+    #[must_use]
+    pub fn paged_alloc(&self) -> AppAlloc {
+        match APP_HEAP.get() {
+            Some(heap) => PagedAlloc::new(heap),
+            None => unreachable!("the application's allocator is made with paged memory"),
+        }
     }
 }

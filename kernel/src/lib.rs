@@ -20,6 +20,7 @@
 //! | [`swap`] | where pages go that are not in memory: the tiers behind frontswap |
 //! | [`task`] | threads: scheduling, sleep, and what they wait for one another with |
 //! | [`shell`] | the shell on the console |
+//! | [`tmem`] | transcendent memory: the client, frontswap, cleancache |
 //! | [`tunable`] | what an operator may set: one table, values, xenstore |
 //! | [`xen`] | those traits over real hypercalls; events, clock, console, xenstore |
 //!
@@ -43,6 +44,7 @@ pub mod smp;
 pub mod swap;
 pub mod symbols;
 pub mod task;
+pub mod tmem;
 pub mod tunable;
 pub mod units;
 pub mod utc;

@@ -5,12 +5,12 @@
 use ebb::port::{Completed, MemoryOps};
 use ebb::units::{BLOCK_FRAMES, Gfn, Order};
 use ebb_tests::conformance::{COUNT, Verdict, cases};
-use ebb_tests::model::{Config, Model, ModelEnv};
+use ebb_tests::model::{Config, Model, ModelEnv, Service};
 use std::collections::BTreeSet;
 
 /// Runs one case in a guest of its own.
 fn run(id: &str, config: Config) -> Verdict {
-    let model = Model::new(config);
+    let model = Model::new(with_tmem(id, config));
     let ports = {
         let env = ModelEnv::new(&model);
         let ports = model.open_ports();
@@ -26,6 +26,18 @@ fn run(id: &str, config: Config) -> Verdict {
     };
     assert_eq!(model.open_ports(), ports, "ports left open");
     Verdict::Pass
+}
+
+/// The hypervisor that a case is about: most know of no tmem, which is served by an older one.
+fn with_tmem(id: &str, config: Config) -> Config {
+    let tmem = match id {
+        id if !id.starts_with("tmem.") => return config,
+        "tmem.s001_absent_is_enosys" => Service::Absent,
+        "tmem.s002_switched_off_is_enodev" => Service::Disabled,
+        "tmem.s010_a_policy_that_refuses_is_eperm" => Service::Denied,
+        _ => Service::Xen412,
+    };
+    Config { tmem, ..config }
 }
 
 fn two_vcpus() -> Config {
@@ -59,7 +71,8 @@ fn all_in_one_guest() {
     let env = ModelEnv::new(&model);
     for case in cases() {
         let verdict = case.run(&env);
-        assert_eq!(verdict, Verdict::Pass, "{}: {verdict}", case.id);
+        let absent = case.id.starts_with("tmem.") && matches!(verdict, Verdict::Skip(_));
+        assert!(verdict == Verdict::Pass || absent, "{}: {verdict}", case.id);
         model.validate().expect("the model's books balance");
     }
 }
@@ -88,7 +101,8 @@ fn all_after_paying_the_debt() {
     let env = ModelEnv::new(&model);
     for case in cases() {
         let verdict = case.run(&env);
-        assert_eq!(verdict, Verdict::Pass, "{}: {verdict}", case.id);
+        let absent = case.id.starts_with("tmem.") && matches!(verdict, Verdict::Skip(_));
+        assert!(verdict == Verdict::Pass || absent, "{}: {verdict}", case.id);
         model.validate().expect("the model's books balance");
     }
 }
@@ -100,6 +114,7 @@ fn all_with_the_toolstacks_paging_pool() {
     let env = ModelEnv::new(&model);
     for case in cases() {
         let verdict = case.run(&env);
-        assert_eq!(verdict, Verdict::Pass, "{}: {verdict}", case.id);
+        let absent = case.id.starts_with("tmem.") && matches!(verdict, Verdict::Skip(_));
+        assert!(verdict == Verdict::Pass || absent, "{}: {verdict}", case.id);
     }
 }

@@ -72,6 +72,35 @@ fn values_in_force_are_published() {
     assert_eq!(guest.status(), None, "our own writes are no wishes");
 }
 
+/// On a slow host each request is felt: the thread that makes them obeys the toolstack too.
+#[test]
+fn publication_takes_few_requests() {
+    let machine = Machine::new();
+    let mut guest = Guest::new(&machine);
+    let before = machine.store.borrow_mut().requests(GUEST);
+    guest.again().unwrap();
+    let requests = machine.store.borrow_mut().requests(GUEST) - before;
+    let offered = guest.tunables.offered().count() as u64;
+    assert!(requests <= offered + 6, "{requests} requests for {offered} tunables");
+}
+
+#[test]
+fn a_wish_that_comes_during_publication_is_fulfilled() {
+    let machine = Machine::new();
+    let mut written = false;
+    machine.before_steps(move |store, _| {
+        // The nodes are being made, and none is to be seen yet.
+        if store.requests(GUEST) >= 5 && !written {
+            written = true;
+            store.set(&format!("{HOME}/{ROOT}/{INTERVAL}"), "9");
+        }
+    });
+    let guest = Guest::started(&machine);
+    assert_eq!(guest.tunables.number(Id::SelfballoonInterval), 9);
+    assert_eq!(guest.node(INTERVAL), Some("9".into()));
+    assert_eq!(guest.node("selfballoon/policy"), Some("committed".into()));
+}
+
 #[test]
 fn what_dom0_writes_is_set() {
     let machine = Machine::new();

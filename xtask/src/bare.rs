@@ -102,6 +102,15 @@ impl BareGuest {
     ///
     /// If it cannot be started.
     pub(crate) fn start(config: &BareConfig) -> Result<Self> {
+        Self::start_on(Accelerator::detect(), config)
+    }
+
+    /// The same, on an accelerator of choice.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be started.
+    pub(crate) fn start_on(accelerator: Accelerator, config: &BareConfig) -> Result<Self> {
         let kernel =
             config.kernel.canonicalize().with_context(|| format!("no image {}", config.kernel.display()))?;
         let kernel = kernel.to_str().context("the image's path is not text")?;
@@ -134,7 +143,7 @@ impl BareGuest {
         let (sender, events) = mpsc::channel();
         let begun = Instant::now();
         let closing = Closing(sender.clone());
-        let qemu = Qemu::start(Accelerator::detect(), &words, &out, &out.join("qemu.log"), move |bytes| {
+        let qemu = Qemu::start(accelerator, &words, &out, &out.join("qemu.log"), move |bytes| {
             // A full disk must not stop the guest. Nobody listens after the end.
             let _ = copy.write_all(bytes);
             let _ = closing.0.send(Raw::Bytes(begun.elapsed(), bytes.to_vec()));

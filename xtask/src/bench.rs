@@ -1,20 +1,29 @@
 //! `cargo xtask bench`: figures beside those of a peer, for people and for programs.
 //!
-//! The programs in `tests/src/bin` measure on the host and print one record a line; this runs them, adds instruction
-//! counts where `valgrind` is there to take them, and prints them all. Nothing is judged but by the targets that the
-//! programs state; a target that is missed is shown, and is no error.
+//! Nothing is judged but by the targets that are stated with the figures; a target that is missed is shown, and is no
+//! error.
+
+mod balloon;
+mod core;
+mod figure;
+mod guest;
+mod swap;
 
 use crate::{build, paths};
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use serde_json::Value;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// What can be measured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 enum Suite {
-    /// The core: page frames, the heap, per-CPU reference counts.
+    /// The core: page frames, the heap, per-CPU reference counts; threads and grace periods in a guest.
     Core,
+    /// The balloon, beside Linux's on the same Xen.
+    Balloon,
+    /// The tiers that evicted pages go to, on the host.
+    Swap,
 }
 
 /// The options of `bench`.
@@ -23,101 +32,41 @@ pub(crate) struct Args {
     /// What to measure.
     #[arg(value_enum)]
     suite: Suite,
+    /// How often the balloon is measured, each time in new guests; the medians are shown.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    rounds: u32,
+    /// How much memory the balloon moves.
+    #[arg(long, value_name = "MiB", value_delimiter = ',', default_values_t = [128, 512])]
+    mib: Vec<u32>,
     /// Write the records to this file, as a list.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Where the logs of guests go [default: out/bench in the workspace].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
 }
-
-/// The programs of the core.
-const CORE: [&str; 3] = ["bench_frames", "bench_heap", "bench_percpu"];
 
 /// The fields of a record, in the order in which they are documented.
 const FIELDS: [&str; 11] =
     ["bench", "case", "metric", "unit", "ours", "peer", "peer_name", "ratio", "target", "met", "note"];
 
-/// A loop whose instructions are counted: the program's arguments before the number of pairs, for us and for the peer.
-struct Counted {
-    bench: &'static str,
-    program: &'static str,
-    case: &'static str,
-    metric: &'static str,
-    ours: &'static [&'static str],
-    peer: &'static [&'static str],
-    peer_name: &'static str,
-}
-
-/// Sizes of memory do not matter for instruction counts of ours, and for the peer's by their logarithm.
-const COUNTED: [Counted; 5] = [
-    Counted {
-        bench: "frames",
-        program: "bench_frames",
-        case: "order 0, repeat, 1024 MiB",
-        metric: "alloc + free",
-        ours: &["ours", "order 0, repeat", "1024"],
-        peer: &["peer", "order 0, repeat", "1024"],
-        peer_name: "buddy_system_allocator 0.13.0 under a ticket lock",
-    },
-    Counted {
-        bench: "frames",
-        program: "bench_frames",
-        case: "order 9, repeat, 1024 MiB",
-        metric: "alloc + free",
-        ours: &["ours", "order 9, repeat", "1024"],
-        peer: &["peer", "order 9, repeat", "1024"],
-        peer_name: "buddy_system_allocator 0.13.0 under a ticket lock",
-    },
-    Counted {
-        bench: "percpu",
-        program: "bench_percpu",
-        case: "PercpuRef",
-        metric: "get + put",
-        ours: &["ours"],
-        peer: &["unlocked"],
-        peer_name: "unlocked per-CPU increment with mode test",
-    },
-    Counted {
-        bench: "percpu",
-        program: "bench_percpu",
-        case: "PercpuRef",
-        metric: "get + put",
-        ours: &["ours"],
-        peer: &["atomic"],
-        peer_name: "bare atomic add and subtract",
-    },
-    Counted {
-        bench: "percpu",
-        program: "bench_percpu",
-        case: "PercpuRef",
-        metric: "get + put",
-        ours: &["ours"],
-        peer: &["arc"],
-        peer_name: "Arc clone and drop",
-    },
-];
-/// Pairs of the two runs whose difference counts.
-const PAIRS: [u64; 2] = [10_000, 20_000];
-
 /// Runs the command.
 ///
 /// # Errors
 ///
-/// If a program does not build, fails, or prints something that is no record.
+/// If something cannot be measured at all.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let Suite::Core = args.suite;
-    let programs = build_programs(&CORE)?;
-    let mut records = Vec::new();
-    for (name, program) in CORE.iter().zip(&programs) {
-        let output = Command::new(program).stderr(Stdio::inherit()).output();
-        let output = output.with_context(|| format!("cannot start {}", program.display()))?;
-        ensure!(output.status.success(), "{name} failed: {}", output.status);
-        records.extend(parse(&output.stdout).with_context(|| format!("what {name} printed"))?);
-    }
-    let valgrind = paths::program("valgrind");
-    for counted in &COUNTED {
-        let program = CORE.iter().zip(&programs).find(|(name, _)| **name == counted.program);
-        let (_, program) = program.with_context(|| format!("{} is not built", counted.program))?;
-        records.push(instructions(valgrind.as_deref(), program, counted)?);
-    }
+    let out = args.out.clone().unwrap_or_else(|| paths::workspace().join("out/bench"));
+    std::fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
+    let records = match args.suite {
+        Suite::Core => {
+            let mut records = core::run()?;
+            records.extend(guest::run(&out)?);
+            records
+        }
+        Suite::Balloon => balloon::run(args.rounds, &args.mib, &out)?,
+        Suite::Swap => swap::run()?,
+    };
     println!("{}", table(&records));
     println!(
         "Times were taken on this machine, whatever else it does: they are comparisons. `ratio` is how many times \
@@ -163,57 +112,8 @@ fn parse(output: &[u8]) -> Result<Vec<Value>> {
     Ok(records)
 }
 
-/// The instructions of one pair, ours and the peer's; null, and why, if there is nothing to count them with.
-fn instructions(valgrind: Option<&Path>, program: &Path, counted: &Counted) -> Result<Value> {
-    let (ours, peer, note) = match valgrind {
-        Some(valgrind) => {
-            let ours = per_pair(valgrind, program, counted.ours)?;
-            (
-                Some(ours),
-                Some(per_pair(valgrind, program, counted.peer)?),
-                "callgrind; with the loop around it",
-            )
-        }
-        None => (None, None, "valgrind is not installed"),
-    };
-    let ratio = ours.zip(peer).map(|(ours, peer)| round(peer / ours));
-    Ok(json!({
-        "bench": counted.bench, "case": counted.case, "metric": counted.metric, "unit": "instructions",
-        "ours": ours.map(round), "peer": peer.map(round), "peer_name": counted.peer_name, "ratio": ratio,
-        "target": null, "met": null, "note": note,
-    }))
-}
-
 fn round(x: f64) -> f64 {
     (x * 100.0).round() / 100.0
-}
-
-/// The instructions of one pair: the difference between two runs, over the difference in pairs.
-fn per_pair(valgrind: &Path, program: &Path, who: &[&str]) -> Result<f64> {
-    let mut totals = [0; 2];
-    for (total, pairs) in totals.iter_mut().zip(PAIRS) {
-        let file = program.with_extension("callgrind");
-        let output = Command::new(valgrind)
-            .args(["--quiet", "--tool=callgrind"])
-            .arg(format!("--callgrind-out-file={}", file.display()))
-            .arg(program)
-            .arg("--loop")
-            .args(who)
-            .arg(pairs.to_string())
-            .output()
-            .context("cannot start valgrind")?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{} under valgrind: {}\n{said}", program.display(), output.status);
-        let text =
-            std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        *total = collected(&text).with_context(|| format!("no total in {}", file.display()))?;
-    }
-    Ok((totals[1] as f64 - totals[0] as f64) / (PAIRS[1] - PAIRS[0]) as f64)
-}
-
-/// All instructions, from callgrind's file.
-fn collected(text: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix("summary: ")?.trim().parse().ok())
 }
 
 /// The records as a table.
@@ -251,6 +151,27 @@ mod tests {
         RECORD.replace('\n', "")
     }
 
+    #[derive(Debug, clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn a_suite_must_be_named_and_at_least_one_round_be_run() {
+        let parse = |words: &[&str]| {
+            let words = std::iter::once("bench").chain(words.iter().copied());
+            <Cli as clap::Parser>::try_parse_from(words).map(|cli| cli.args)
+        };
+        assert_eq!(parse(&["balloon", "--rounds", "5"]).unwrap().rounds, 5);
+        assert_eq!(parse(&["core"]).unwrap().suite, Suite::Core);
+        assert_eq!(parse(&["balloon"]).unwrap().mib, [128, 512]);
+        assert_eq!(parse(&["balloon", "--mib", "4,8"]).unwrap().mib, [4, 8]);
+        for words in [&[][..], &["swap"], &["balloon", "--rounds", "0"], &["balloon", "--rounds", "x"]] {
+            assert!(parse(words).is_err(), "{words:?}");
+        }
+    }
+
     #[test]
     fn what_is_no_record_is_refused() {
         assert_eq!(parse(format!("{}\n{}\n", record(), record()).as_bytes()).unwrap().len(), 2);
@@ -270,19 +191,5 @@ mod tests {
             ["b", "c", "m", "ns", "2.5", "-", "-", "4.0", "MISSED", "-"]
         );
         assert_eq!(lines[0].find("ours").map(|at| at + 4), lines[1].find("2.5").map(|at| at + 3));
-    }
-
-    #[test]
-    fn a_total_is_found_in_callgrinds_file() {
-        assert_eq!(collected("events: Ir\nsummary: 717868\n\nfn=(1)\n"), Some(717_868));
-        assert_eq!(collected("events: Ir\n"), None);
-    }
-
-    #[test]
-    fn without_a_counter_the_figure_is_null() {
-        let record = instructions(None, Path::new("none"), &COUNTED[0]).unwrap();
-        assert!(record["ours"].is_null() && record["ratio"].is_null());
-        assert_eq!(record["note"], "valgrind is not installed");
-        assert!(parse(record.to_string().as_bytes()).is_ok(), "a record like the others");
     }
 }

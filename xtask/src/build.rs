@@ -44,6 +44,13 @@ pub(crate) struct Built {
     pub(crate) sizes: Sizes,
 }
 
+impl Built {
+    /// The function that `address` lies in, and how far into it; `None` outside of the code.
+    pub(crate) fn function_at(&self, address: u64) -> Option<String> {
+        symbols::function_at(&std::fs::read(&self.debug).ok()?, address)
+    }
+}
+
 /// Sizes in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 pub(crate) struct Sizes {

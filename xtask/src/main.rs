@@ -7,6 +7,7 @@ mod console;
 mod cpio;
 mod image;
 mod interrupt;
+mod linux;
 mod paths;
 mod plot;
 mod qemu;

@@ -16,6 +16,9 @@ use std::time::Duration;
 pub(crate) enum Accelerator {
     /// QEMU's emulation: works everywhere, and its figures only compare.
     Tcg,
+    /// Emulation on one thread, in which every instruction takes one nanosecond: the time stamp counter counts
+    /// instructions, and a run repeats itself. Time in which nothing runs is skipped.
+    Counted,
     /// The machine's own virtualisation, with nesting, because Xen needs it for its guests.
     Kvm,
 }
@@ -38,6 +41,7 @@ impl Accelerator {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Tcg => "tcg",
+            Self::Counted => "tcg, counted",
             Self::Kvm => "kvm",
         }
     }
@@ -49,6 +53,7 @@ impl Accelerator {
             Self::Tcg => {
                 &["-accel", "tcg,thread=multi", "-cpu", "max,+svm,+npt,-smap,-smep,-pku,-la57,-rdtscp"]
             }
+            Self::Counted => &["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-cpu", "max"],
             Self::Kvm => &["-accel", "kvm", "-cpu", "host"],
         }
     }
@@ -138,6 +143,12 @@ impl Qemu {
         }
     }
 
+    /// The processor time that its threads have used so far. Unlike the time on a clock, this does not grow when the
+    /// machine does something else. `None` where the system does not tell.
+    pub(crate) fn cpu_time(&self) -> Option<Duration> {
+        cpu_time(Path::new(&format!("/proc/{}/task", self.child.id())))
+    }
+
     /// Kills it, if it still runs, and waits until it is gone.
     pub(crate) fn kill(&mut self) {
         // Both fail only if it has ended and been waited for already.
@@ -152,6 +163,18 @@ impl Drop for Qemu {
     }
 }
 
+/// Sums up what a process's threads have run: the first number in the `schedstat` of each, in nanoseconds (Linux:
+/// Documentation/scheduler/sched-stats.rst).
+fn cpu_time(tasks: &Path) -> Option<Duration> {
+    let mut sum_ns = 0;
+    for task in fs::read_dir(tasks).ok()? {
+        // A thread may have ended since it was listed.
+        let Ok(text) = fs::read_to_string(task.ok()?.path().join("schedstat")) else { continue };
+        sum_ns += text.split_ascii_whitespace().next()?.parse::<u64>().ok()?;
+    }
+    (sum_ns > 0).then(|| Duration::from_nanos(sum_ns))
+}
+
 /// The last lines of a log, for an error message.
 pub(crate) fn tail(path: &Path, lines: usize) -> String {
     let bytes = fs::read(path).unwrap_or_default();
@@ -163,6 +186,21 @@ pub(crate) fn tail(path: &Path, lines: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn processor_time_is_that_of_all_threads() {
+        let home = std::env::temp_dir().join(format!("ebb-schedstat-{}", std::process::id()));
+        assert_eq!(cpu_time(&home), None, "no such process");
+        for (task, text) in [("1", "1500 7 3\n"), ("2", "500 0 1\n")] {
+            fs::create_dir_all(home.join(task)).unwrap();
+            fs::write(home.join(task).join("schedstat"), text).unwrap();
+        }
+        fs::create_dir_all(home.join("3")).unwrap();
+        assert_eq!(cpu_time(&home), Some(Duration::from_nanos(2000)), "one thread has ended");
+        fs::write(home.join("2/schedstat"), "x").unwrap();
+        assert_eq!(cpu_time(&home), None);
+        fs::remove_dir_all(&home).unwrap();
+    }
 
     #[test]
     fn the_tail_is_the_end_of_the_log() {

@@ -1,9 +1,10 @@
 //! `cargo xtask test`: the whole ladder, from the host to real Xen.
 
+mod elastic;
 mod fast_path;
 mod guest;
 mod host;
-mod memory;
+
 mod outcome;
 mod qemu;
 mod system;
@@ -45,6 +46,9 @@ pub(crate) struct Args {
     only: Vec<Rung>,
     /// Run only cases whose id contains this.
     filter: Option<String>,
+    /// Have the soak in guests run for this many seconds, instead of a few.
+    #[arg(long, value_name = "N")]
+    soak_s: Option<u32>,
     /// Write all results to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -74,8 +78,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             }
             Rung::Model => host::run(rung, &MODEL, filter, &mut results),
             Rung::Loom => host::run(rung, &LOOM, filter, &mut results),
-            Rung::Qemu => qemu::run(filter, &out, &mut results),
-            Rung::Xen => xen::run(filter, &out, &mut results),
+            Rung::Qemu => qemu::run(filter, args.soak_s, &out, &mut results),
+            Rung::Xen => xen::run(filter, args.soak_s, &out, &mut results),
         };
         // A rung that cannot be run is a failure of its own, and the others still have something to say.
         if let Err(error) = ran {

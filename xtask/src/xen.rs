@@ -6,9 +6,11 @@
 //! ([`memory`]).
 
 mod agent;
+pub(crate) mod fate;
 pub(crate) mod guest;
 pub(crate) mod initramfs;
 mod memory;
+mod nested;
 mod ports;
 mod session;
 

@@ -19,7 +19,9 @@ use crate::machine::{Machine, OnXen};
 use crate::tunables::{switches, tunables};
 use crate::{cpus, paged, platform, relief};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use ebb::balloon::{Balloon, Budget, NoEvacuation, Outcome, Reason, Scratch, StartFacts, StartPlan};
+use ebb::balloon::{
+    Balloon, Budget, Deflated, NoEvacuation, Outcome, Reason, Scratch, StartFacts, StartPlan,
+};
 use ebb::boot_info::MAX_ENTRIES;
 use ebb::mm::exchange::Exchange;
 use ebb::mm::paged::{Context, Shortage};
@@ -132,8 +134,7 @@ fn pay_debt(balloon: &KernelBalloon, plan: &StartPlan) {
 }
 
 /// Gets memory back for an allocation. Any context.
-fn relieve(wanted: Frames) -> Frames {
-    let Some(balloon) = BALLOON.get() else { return Frames::ZERO };
+fn deflate(balloon: &KernelBalloon, wanted: Frames) -> Deflated {
     let begun_ns = cpus::now_ns();
     let deflated = balloon.deflate_now(wanted);
     STALLS.fetch_add(1, Ordering::Relaxed);
@@ -143,6 +144,13 @@ fn relieve(wanted: Frames) -> Frames {
     if platform::may_block() {
         worker::urgent();
     }
+    deflated
+}
+
+/// Relief for the kernel's own allocations. Any context.
+fn relieve(wanted: Frames) -> Frames {
+    let Some(balloon) = BALLOON.get() else { return Frames::ZERO };
+    let deflated = deflate(balloon, wanted);
     if deflated.frames == Frames::ZERO && deflated.stopped == Some(Reason::InTransit) && platform::may_block()
     {
         // It is on another thread's way, which may have to run on this CPU.
@@ -152,12 +160,32 @@ fn relieve(wanted: Frames) -> Frames {
     deflated.frames
 }
 
+/// How long a page that has no frame waits before it asks again, where memory may yet come: the host may be short for a
+/// while, or the toolstack may raise its target. Paged memory asks 64 times.
+const PAGE_WAIT_NS: u64 = 500_000_000;
+
 /// Deflates when paged memory has no frame for a page.
 struct Deflate;
 
 impl Shortage for Deflate {
-    fn relieve(&self, need: Frames, _: Context) -> bool {
-        relieve(need) > Frames::ZERO
+    fn relieve(&self, need: Frames, context: Context) -> bool {
+        let Some(balloon) = BALLOON.get() else { return false };
+        let deflated = deflate(balloon, need);
+        match deflated.stopped {
+            _ if deflated.frames > Frames::ZERO => true,
+            // All that the guest may have, it has.
+            None | Some(Reason::Empty) => false,
+            Some(_) if context == Context::MayNotBlock => false,
+            Some(Reason::InTransit) => {
+                platform::threads().yield_now();
+                true
+            }
+            Some(reason) => {
+                log::warn!("a page waits for memory: {reason}");
+                platform::threads().sleep_for(PAGE_WAIT_NS);
+                true
+            }
+        }
     }
 }
 

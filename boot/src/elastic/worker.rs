@@ -7,7 +7,7 @@ use crate::{Domain, Machine, cpus, paged};
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, Ordering};
 use ebb::balloon::toolstack::TargetRule;
-use ebb::balloon::{Budget, Evacuate, Evacuation, Outcome, Scratch, StartPlan};
+use ebb::balloon::{Budget, Evacuate, Outcome, Scratch, StartPlan};
 use ebb::daemon::{Cause, Daemon, Observed, Progress, Toolstack};
 use ebb::mm::frame::SparseBlock;
 use ebb::mm::paged::Overcommit;
@@ -37,9 +37,8 @@ pub(super) struct Shared {
 struct Movers(&'static Machine);
 
 impl Evacuate for Movers {
-    fn evacuate(&self, block: SparseBlock) -> Evacuation {
-        let moved = self.0.paged().evacuate(&block);
-        Evacuation { moved, emptied: moved >= block.movable }
+    fn evacuate(&self, block: SparseBlock) -> Frames {
+        self.0.paged().evacuate(&block)
     }
 }
 

@@ -69,31 +69,64 @@ impl<P: MemoryOps + HvmOps, D: DirectMap, L: LockKind> Balloon<'_, '_, P, D, L> 
     /// One list: blocks if there are any, frames otherwise.
     fn deflate_lot(&self, lot: &mut Lot<Ballooned, LOT>, left: u64) -> Result<Populated, Reason> {
         let blocks = left.div_ceil(BLOCK_FRAMES).min(BLOCKS);
-        let claimed = self.claim(blocks * BLOCK_FRAMES, BLOCK_FRAMES);
-        self.exchange.withdraw(lot, Order::BLOCK, claimed / BLOCK_FRAMES);
-        if !lot.is_empty() {
-            return Ok(self.populate_claimed(lot, claimed, left.max(LOT as u64)));
+        self.grow(lot, blocks, left.max(LOT as u64)).ok_or_else(|| {
+            let held = self.held.load(Ordering::SeqCst);
+            if held > 0 && self.room(held) == 0 { Reason::Ceiling } else { Reason::Empty }
+        })
+    }
+
+    /// Populates one list: up to `blocks` blocks, of which up to `pieces` frames come singly if blocks are refused; or
+    /// else as many frames as the lot holds, up to `pieces`. Nothing if the ceiling or the balloon has none.
+    ///
+    /// Where the hypervisor has no blocks, the pieces that are in the balloon already come before another block is
+    /// broken.
+    pub(super) fn grow<const N: usize>(
+        &self,
+        lot: &mut Lot<Ballooned, N>,
+        blocks: u64,
+        pieces: u64,
+    ) -> Option<Populated> {
+        let claimed = self.withdraw(lot, blocks, pieces)?;
+        let hold_back = lot.order() == Order::BLOCK && self.in_pieces() > lot.frames().get();
+        let populated = self.populate_claimed(lot, claimed, if hold_back { 0 } else { pieces });
+        if hold_back
+            && populated.extents == 0
+            && let Some(claimed) = self.withdraw(lot, blocks, pieces)
+        {
+            return Some(self.populate_claimed(lot, claimed, pieces));
         }
-        self.refund(claimed);
-        let claimed = self.claim(LOT as u64, 1);
-        self.exchange.withdraw(lot, Order::FRAME, claimed);
-        if !lot.is_empty() {
-            return Ok(self.populate_claimed(lot, claimed, 0));
-        }
-        self.refund(claimed);
-        let held = self.held.load(Ordering::SeqCst);
-        Err(if claimed == 0 && held > 0 { Reason::Ceiling } else { Reason::Empty })
+        Some(populated)
+    }
+
+    /// Fills the lot from the balloon, and answers how many frames are claimed for it; nothing if it is empty.
+    fn withdraw<const N: usize>(&self, lot: &mut Lot<Ballooned, N>, blocks: u64, pieces: u64) -> Option<u64> {
+        let in_pieces = if self.no_blocks.load(Ordering::Relaxed) { self.in_pieces() } else { 0 };
+        let first = if in_pieces > 0 { Some((Order::FRAME, 1, pieces.min(in_pieces))) } else { None };
+        let usual = [(Order::BLOCK, BLOCK_FRAMES, blocks), (Order::FRAME, 1, pieces)];
+        first.into_iter().chain(usual).find_map(|(order, unit, count)| {
+            let claimed = self.claim(count.min(N as u64) * unit, unit);
+            self.exchange.withdraw(lot, order, claimed / unit);
+            if lot.is_empty() {
+                self.refund(claimed);
+                return None;
+            }
+            Some(claimed)
+        })
     }
 
     /// Populates what was withdrawn, and refunds what of the claim did not come.
-    pub(super) fn populate_claimed<const N: usize>(
+    fn populate_claimed<const N: usize>(
         &self,
         lot: &mut Lot<Ballooned, N>,
         claimed: u64,
         pieces: u64,
     ) -> Populated {
+        let order = lot.order();
         let populated = self.exchange.populate(lot, Frames::new(pieces));
         self.refund(claimed - populated.returned.get());
+        if order == Order::BLOCK {
+            self.no_blocks.store(populated.extents == 0, Ordering::Relaxed);
+        }
         if populated.usable > Frames::ZERO {
             self.up.reset();
         }

@@ -3,27 +3,19 @@
 use crate::mm::frame::SparseBlock;
 use crate::units::Frames;
 
-/// What an evacuation achieved.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Evacuation {
-    /// Frames that were moved out of the block.
-    pub moved: Frames,
-    /// Whether nothing was left in it at the end. Somebody else may have put something there since.
-    pub emptied: bool,
-}
-
 /// Moves frames that are in use out of a block, so that the block comes free as a whole.
 ///
 /// Called from the worker's step, in a thread, with nothing held. The frames have to go into other partly used
 /// blocks, which is where the allocator serves movable requests from while there are any. It may offer frames of
 /// this very block: an implementation puts those aside until the end. And it must not ask the balloon for memory.
 pub trait Evacuate {
-    /// Tries to empty `block`. Its numbers were true a moment ago; somebody may have allocated or freed since.
-    fn evacuate(&self, block: SparseBlock) -> Evacuation;
+    /// Tries to empty `block`, and answers how many frames it moved. The block's numbers were true a moment ago;
+    /// somebody may have allocated or freed since. Whether it is whole now, the balloon finds out itself.
+    fn evacuate(&self, block: SparseBlock) -> Frames;
 }
 
 impl<E: Evacuate + ?Sized> Evacuate for &E {
-    fn evacuate(&self, block: SparseBlock) -> Evacuation {
+    fn evacuate(&self, block: SparseBlock) -> Frames {
         (**self).evacuate(block)
     }
 }
@@ -33,7 +25,7 @@ impl<E: Evacuate + ?Sized> Evacuate for &E {
 pub struct NoEvacuation;
 
 impl Evacuate for NoEvacuation {
-    fn evacuate(&self, _: SparseBlock) -> Evacuation {
-        Evacuation::default()
+    fn evacuate(&self, _: SparseBlock) -> Frames {
+        Frames::ZERO
     }
 }

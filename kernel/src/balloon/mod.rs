@@ -35,14 +35,14 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::mm::exchange::{Exchange, ExchangeStats};
 use crate::mm::frame::LockKind;
-use crate::units::Frames;
+use crate::units::{BLOCK_FRAMES, Frames};
 
 use self::backoff::Backoff;
 
 pub use self::account::{Accounts, Disagreement};
 pub use self::backoff::{LONGEST_WAIT_NS, Reason, SHORTEST_WAIT_NS};
 pub use self::emergency::Deflated;
-pub use self::evacuate::{Evacuate, Evacuation, NoEvacuation};
+pub use self::evacuate::{Evacuate, NoEvacuation};
 pub use self::start::{StartFacts, StartPlan};
 pub use self::step::{Budget, Outcome, PRESSURE_HOLD_NS, RECHECK_NS, Step};
 pub use crate::mm::exchange::Scratch;
@@ -68,6 +68,8 @@ pub struct Balloon<'a, 'm, P, D, L: LockKind> {
     /// How much of that the worker has seen, and until when it keeps memory because of it.
     pressure_seen: AtomicU64,
     keep_until_ns: AtomicU64,
+    /// The hypervisor has refused a block since the last step: it may have frames all the same.
+    no_blocks: AtomicBool,
     stepping: AtomicBool,
     /// Calls under way, and calls ever begun: what `validate` needs to find a quiet moment.
     under_way: AtomicU64,
@@ -131,20 +133,21 @@ impl<P, D, L: LockKind> fmt::Debug for Balloon<'_, '_, P, D, L> {
 }
 
 impl<'a, 'm, P, D, L: LockKind> Balloon<'a, 'm, P, D, L> {
-    /// An empty balloon for a guest that starts as `plan` says. Its target is what the plan wants; nothing moves
-    /// before the first step.
+    /// An empty balloon for a guest that starts as `plan` says. Its target, and its ceiling, is what the plan wants;
+    /// nothing moves before the first step.
     pub fn new(exchange: Exchange<'a, 'm, P, D, L>, plan: &StartPlan) -> Self {
         Self {
             exchange,
             base: plan.base.get(),
             target: AtomicU64::new(plan.target().get()),
-            ceiling: AtomicU64::new(plan.base.get()),
+            ceiling: AtomicU64::new(plan.target().get()),
             held: AtomicU64::new(0),
             debt: AtomicU64::new(plan.debt.get()),
             scrub: AtomicBool::new(true),
             pressure: AtomicU64::new(0),
             pressure_seen: AtomicU64::new(0),
             keep_until_ns: AtomicU64::new(0),
+            no_blocks: AtomicBool::new(false),
             stepping: AtomicBool::new(false),
             under_way: AtomicU64::new(0),
             begun: AtomicU64::new(0),
@@ -168,7 +171,7 @@ impl<'a, 'm, P, D, L: LockKind> Balloon<'a, 'm, P, D, L> {
     }
 
     /// Sets the reservation that not even an emergency exceeds: the toolstack's target. At most
-    /// [`base`](Self::base), which it is at first.
+    /// [`base`](Self::base).
     pub fn set_ceiling(&self, ceiling: Frames) -> Frames {
         let ceiling = ceiling.get().min(self.base);
         self.ceiling.store(ceiling, Ordering::Relaxed);
@@ -255,16 +258,27 @@ impl<'a, 'm, P, D, L: LockKind> Balloon<'a, 'm, P, D, L> {
         });
     }
 
+    /// Frames in the balloon that are parts of blocks, about. Where blocks are not to be had, these come back first,
+    /// so that not every refusal breaks another block.
+    fn in_pieces(&self) -> u64 {
+        let stats = self.exchange.frames().stats();
+        stats.ballooned.get().saturating_sub(stats.ballooned_blocks * BLOCK_FRAMES)
+    }
+
     /// Allows up to `most` frames to leave the balloon, a multiple of `unit`: not more than are in it, and not above
     /// the ceiling. They count as gone from now on; [`refund`](Self::refund) what does not come.
     fn claim(&self, most: u64, unit: u64) -> u64 {
         let mut claimed = 0;
         let _ = self.held.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |held| {
-            let room = (self.ceiling.load(Ordering::Relaxed) + held).saturating_sub(self.base);
-            claimed = most.min(room).min(held) / unit * unit;
+            claimed = most.min(self.room(held)).min(held) / unit * unit;
             (claimed > 0).then(|| held - claimed)
         });
         claimed
+    }
+
+    /// Frames that the ceiling allows to come, while `held` are in the balloon.
+    fn room(&self, held: u64) -> u64 {
+        (self.ceiling.load(Ordering::Relaxed) + held).saturating_sub(self.base)
     }
 
     fn refund(&self, frames: u64) {

@@ -7,7 +7,7 @@ use crate::mm::direct_map::DirectMap;
 use crate::mm::exchange::{LIST, Released, Scratch, Stop};
 use crate::mm::frame::{Contents, LockKind, SparseBlock};
 use crate::port::{HvmOps, MemoryOps};
-use crate::units::{BLOCK_FRAMES, Frames, Gfn, Order, VcpuId};
+use crate::units::{BLOCK_FRAMES, Frames, Gfn, VcpuId};
 
 /// After an emergency nothing is given away for so long.
 pub const PRESSURE_HOLD_NS: u64 = 1_000_000_000;
@@ -73,7 +73,13 @@ pub struct Step {
 }
 
 /// One direction's progress, or its end.
-type Moved = Result<Frames, (Reason, u64)>;
+type Moved = Result<Frames, Outcome>;
+
+/// What a step has left of its budget for evacuations, and what came of those it had.
+struct Evacuations {
+    left: usize,
+    emptied: u64,
+}
 
 /// The right to step.
 struct Turn<'b>(&'b AtomicBool);
@@ -109,8 +115,9 @@ impl<P: MemoryOps + HvmOps, D: DirectMap, L: LockKind> Balloon<'_, '_, P, D, L> 
         add(&self.counters.steps, 1);
         self.count_gone(self.exchange.retry_limbo());
         self.heed_pressure(now_ns);
+        self.no_blocks.store(false, Ordering::Relaxed);
         let mut left = budget.frames.get().max(1);
-        let mut evacuations = budget.evacuate;
+        let mut evacuations = Evacuations { left: budget.evacuate, emptied: 0 };
         step.outcome = loop {
             let wanted = self.base.saturating_sub(self.goal());
             let held = self.held.load(Ordering::SeqCst);
@@ -130,7 +137,7 @@ impl<P: MemoryOps + HvmOps, D: DirectMap, L: LockKind> Balloon<'_, '_, P, D, L> 
             };
             match moved {
                 Ok(frames) => left = left.saturating_sub(frames.get()),
-                Err((reason, until_ns)) => break Outcome::Held(reason, until_ns),
+                Err(outcome) => break outcome,
             }
         };
         step
@@ -150,7 +157,7 @@ impl<P: MemoryOps + HvmOps, D: DirectMap, L: LockKind> Balloon<'_, '_, P, D, L> 
         now_ns: u64,
         most: u64,
         budget: &Budget,
-        evacuations: &mut usize,
+        evacuations: &mut Evacuations,
         scratch: &mut Scratch,
         evacuate: &impl Evacuate,
     ) -> Moved {
@@ -158,11 +165,11 @@ impl<P: MemoryOps + HvmOps, D: DirectMap, L: LockKind> Balloon<'_, '_, P, D, L> 
         let keep_until_ns = self.keep_until_ns.load(Ordering::Relaxed);
         // Debts come first: until they are paid, what is free is not really there.
         if now_ns < keep_until_ns && debt == 0 {
-            return Err((Reason::Pressure, self.down.held(keep_until_ns, Reason::Pressure)));
+            return Err(Outcome::Held(Reason::Pressure, self.down.held(keep_until_ns, Reason::Pressure)));
         }
         // A refusal is waited out; a state of the guest is looked at again.
-        if let Some(waiting) = self.down.waiting(now_ns).filter(|(reason, _)| *reason == Reason::Release) {
-            return Err(waiting);
+        if let Some((Reason::Release, until_ns)) = self.down.waiting(now_ns) {
+            return Err(Outcome::Held(Reason::Release, until_ns));
         }
         let most = most.min(self.spare());
         let scrub = self.scrub.load(Ordering::Relaxed);
@@ -172,13 +179,17 @@ impl<P: MemoryOps + HvmOps, D: DirectMap, L: LockKind> Balloon<'_, '_, P, D, L> 
             if scratch.out.is_empty() && self.make_whole(blocks, budget, evacuations, evacuate) {
                 self.take_blocks(scratch, blocks, scrub);
             }
+            if scratch.out.is_empty() && evacuations.left == 0 && evacuations.emptied > 0 {
+                // It works, and there may be more: with the next step, before blocks are broken for single frames.
+                return Err(Outcome::More);
+            }
         }
         if scratch.out.is_empty() {
             self.take_frames(scratch, most.min(LIST as u64), scrub);
         }
         if scratch.out.is_empty() {
             let until_ns = now_ns.saturating_add(RECHECK_NS);
-            return Err((Reason::Reserve, self.down.held(until_ns, Reason::Reserve)));
+            return Err(Outcome::Held(Reason::Reserve, self.down.held(until_ns, Reason::Reserve)));
         }
         // What is owed was mostly never touched, and must not be now. It is the domain's own again in any case: Xen
         // keeps such frames for populating on demand, and clears them.
@@ -195,14 +206,14 @@ impl<P: MemoryOps + HvmOps, D: DirectMap, L: LockKind> Balloon<'_, '_, P, D, L> 
             Some(Stop::Aborted) => {
                 self.heed_pressure(now_ns);
                 let until_ns = self.keep_until_ns.load(Ordering::Relaxed);
-                Err((Reason::Pressure, self.down.held(until_ns, Reason::Pressure)))
+                Err(Outcome::Held(Reason::Pressure, self.down.held(until_ns, Reason::Pressure)))
             }
             Some(Stop::Refused) if gone == Frames::ZERO => {
-                Err((Reason::Release, self.down.refused(now_ns, Reason::Release)))
+                Err(Outcome::Held(Reason::Release, self.down.refused(now_ns, Reason::Release)))
             }
             Some(Stop::NoTable) if gone == Frames::ZERO => {
                 let until_ns = now_ns.saturating_add(RECHECK_NS);
-                Err((Reason::DirectMap, self.down.held(until_ns, Reason::DirectMap)))
+                Err(Outcome::Held(Reason::DirectMap, self.down.held(until_ns, Reason::DirectMap)))
             }
             _ => {
                 self.down.reset();
@@ -246,59 +257,53 @@ impl<P: MemoryOps + HvmOps, D: DirectMap, L: LockKind> Balloon<'_, '_, P, D, L> 
         &self,
         wanted: u64,
         budget: &Budget,
-        evacuations: &mut usize,
+        evacuations: &mut Evacuations,
         evacuate: &impl Evacuate,
     ) -> bool {
         let frames = self.exchange.frames();
         // The magazines of all CPUs, or a request to empty them.
-        frames.drain(VcpuId::new(u32::MAX));
+        let whole = || {
+            frames.drain(VcpuId::new(u32::MAX));
+            frames.stats().whole_blocks
+        };
+        let mut now = whole();
         let mut found = [SparseBlock { first: Gfn::new(0), movable: Frames::ZERO }; EVACUATIONS];
-        let room = EVACUATIONS.min(*evacuations);
+        let room = EVACUATIONS.min(evacuations.left);
         let count = frames.emptiest_blocks(budget.evacuate_frames, &mut found[..room]);
-        let mut whole = frames.stats().whole_blocks;
         for block in &found[..count] {
             // What is moved needs a place, and the reserve is none.
-            if whole >= wanted || self.spare() < block.movable.get() {
+            if now >= wanted || self.spare() < block.movable.get() {
                 break;
             }
-            *evacuations -= 1;
-            let evacuation = evacuate.evacuate(*block);
+            evacuations.left -= 1;
+            let moved = evacuate.evacuate(*block);
+            let then = core::mem::replace(&mut now, whole());
+            let emptied = u64::from(now > then);
+            evacuations.emptied += emptied;
             add(&self.counters.evacuations, 1);
-            add(&self.counters.evacuated_blocks, u64::from(evacuation.emptied));
-            add(&self.counters.evacuated_frames, evacuation.moved.get());
-            whole += u64::from(evacuation.emptied);
+            add(&self.counters.evacuated_blocks, emptied);
+            add(&self.counters.evacuated_frames, moved.get());
         }
-        whole > 0
+        now > 0
     }
 
     /// Populates one list of up to `most` frames.
     fn up(&self, now_ns: u64, most: u64, budget: &Budget, scratch: &mut Scratch) -> Moved {
-        if let Some(waiting) = self.up.waiting(now_ns)
-            && !self.limit_was_raised(waiting.0)
+        if let Some((reason, until_ns)) = self.up.waiting(now_ns)
+            && !self.limit_was_raised(reason)
         {
-            return Err(waiting);
+            return Err(Outcome::Held(reason, until_ns));
         }
-        let lot = &mut scratch.back;
-        let mut claimed =
-            self.claim(most.min((budget.list.clamp(1, LIST) as u64) * BLOCK_FRAMES), BLOCK_FRAMES);
-        self.exchange.withdraw(lot, Order::BLOCK, claimed / BLOCK_FRAMES);
-        if lot.is_empty() {
-            self.refund(claimed);
-            claimed = self.claim(most.min(LIST as u64), 1);
-            self.exchange.withdraw(lot, Order::FRAME, claimed);
-        }
-        if lot.is_empty() {
+        let blocks = (most / BLOCK_FRAMES).min(budget.list.clamp(1, LIST) as u64);
+        let Some(populated) = self.grow(&mut scratch.back, blocks, most) else {
             // An emergency elsewhere has it all.
-            self.refund(claimed);
             let until_ns = now_ns.saturating_add(RECHECK_NS);
-            return Err((Reason::InTransit, self.up.held(until_ns, Reason::InTransit)));
-        }
-        let pieces = lot.frames().get();
-        let populated = self.populate_claimed(lot, claimed, pieces);
+            return Err(Outcome::Held(Reason::InTransit, self.up.held(until_ns, Reason::InTransit)));
+        };
         match populated.stopped {
             Some(stop) if populated.returned == Frames::ZERO => {
                 let reason = self.why_not_up(stop);
-                Err((reason, self.up.refused(now_ns, reason)))
+                Err(Outcome::Held(reason, self.up.refused(now_ns, reason)))
             }
             _ => Ok(populated.returned),
         }

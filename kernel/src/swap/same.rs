@@ -8,18 +8,29 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::Page;
 
-/// Bytes that are looked at between two decisions: a cache line.
+/// Words that are looked at between two decisions: a page that differs does so early.
 const STEP: usize = 64;
+
+/// Words that are looked at side by side.
+const LANES: usize = 8;
 
 /// The word that fills the page, if one does: every aligned 8 bytes are equal.
 #[must_use]
 #[inline]
 pub fn detect(page: &Page) -> Option<u64> {
-    let (lines, _) = page.as_chunks::<STEP>();
-    let word = words(lines.first()?)[0];
-    for line in lines {
-        let [a, b, c, d, e, f, g, h] = words(line).map(|other| other ^ word);
-        if (a | b) | (c | d) | ((e | f) | (g | h)) != 0 {
+    let (words, _) = page.as_chunks::<8>();
+    let (steps, _) = words.as_chunks::<STEP>();
+    let word = u64::from_ne_bytes(*words.first()?);
+    for step in steps {
+        // Neither a decision nor a chain inside, so that the processor may do much at a time.
+        let mut differ = [0; LANES];
+        let (parts, _) = step.as_chunks::<LANES>();
+        for part in parts {
+            for (lane, other) in differ.iter_mut().zip(part) {
+                *lane |= u64::from_ne_bytes(*other) ^ word;
+            }
+        }
+        if differ.iter().fold(0, |all, lane| all | lane) != 0 {
             return None;
         }
     }
@@ -29,18 +40,20 @@ pub fn detect(page: &Page) -> Option<u64> {
 /// Writes the word all over the page.
 #[inline]
 pub fn fill(word: u64, page: &mut Page) {
-    let (words, _) = page.as_chunks_mut::<8>();
-    words.fill(word.to_ne_bytes());
-}
-
-#[inline]
-fn words(line: &[u8; STEP]) -> [u64; STEP / 8] {
-    let mut words = [0; STEP / 8];
-    let (parts, _) = line.as_chunks::<8>();
-    for (word, part) in words.iter_mut().zip(parts) {
-        *word = u64::from_ne_bytes(*part);
+    let [byte, rest @ ..] = word.to_ne_bytes();
+    if rest == [byte; 7] {
+        // Zeros, nearly always.
+        page.fill(byte);
+        return;
     }
-    words
+    let mut done = STEP * 8;
+    let (words, _) = page[..done].as_chunks_mut::<8>();
+    words.fill(word.to_ne_bytes());
+    while done < page.len() {
+        let more = done.min(page.len() - done);
+        page.copy_within(..more, done);
+        done += more;
+    }
 }
 
 /// The page is not the same all over.

@@ -4,11 +4,12 @@
 //! of it is in [`STATUS`], as `group/name: ok` or `group/name: why not`, and a refused value is replaced by the one in
 //! force. A node that is there before the guest is a wish like any other, so a toolstack can leave some in advance.
 
-use super::{COUNT, Id, Refusal, Tunables};
+use super::{COUNT, Group, Id, Refusal, Tunables};
 use crate::port::{EventOps, Wait};
 use crate::xen::store::{Store, StoreError, StoreEvent};
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use log::{info, warn};
 use xen_abi::Errno;
 
@@ -55,7 +56,9 @@ impl Mirror {
             StoreEvent::Again => None,
         };
         let Some(name) = name else {
-            return tunables.offered().try_for_each(|id| self.reconcile(store, tunables, id));
+            let created = self.create(store, tunables)?;
+            let mut others = tunables.offered().filter(|id| !created.contains(id));
+            return others.try_for_each(|id| self.reconcile(store, tunables, id));
         };
         match tunables.named(name) {
             Ok(id) => self.reconcile(store, tunables, id),
@@ -67,6 +70,37 @@ impl Mirror {
                 Ok(_) => say(store, name, &refusal),
             },
         }
+    }
+
+    /// Makes the nodes that are missing, all at once: a request is a trip to dom0 and back, and whoever is served by
+    /// the same thread waits for all of them. Answers which it made.
+    fn create<P: EventOps + Wait>(
+        &mut self,
+        store: &mut Store<P>,
+        tunables: &Tunables,
+    ) -> Result<Vec<Id>, StoreError> {
+        let mut created: Vec<(Id, u64)> = Vec::new();
+        store.transaction(|transaction| {
+            created.clear();
+            for group in Group::ALL.iter().filter(|group| tunables.is_served(**group)) {
+                let there = match transaction.directory(&format!("{ROOT}/{}", group.name())) {
+                    Err(StoreError::Refused(Errno::ENOENT)) => Vec::new(),
+                    names => names?,
+                };
+                let of_group = tunables.offered().filter(|id| id.declaration().group == *group);
+                for id in of_group.filter(|id| there.iter().all(|name| name != id.declaration().name)) {
+                    let Some(value) = tunables.value(id) else { continue };
+                    let path = format!("{ROOT}/{}", id.declaration().path);
+                    transaction.write(&path, super::Text { id, value }.to_string().as_bytes())?;
+                    created.push((id, value));
+                }
+            }
+            Ok(())
+        })?;
+        for (id, value) in &created {
+            self.shown[*id as usize] = Some(*value);
+        }
+        Ok(created.into_iter().map(|(id, _)| id).collect())
     }
 
     /// Brings one node and its tunable together.

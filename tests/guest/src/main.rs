@@ -8,12 +8,15 @@
 //! | `test.filter=TEXT` | run only cases whose id contains it |
 //! | `test.after=ID` | go on after this case, which ended an earlier boot |
 //! | `test.solo=ID` | run this case and nothing else |
-//! | `test.soak_s=N` | soak for N seconds instead of 3; beyond 40, raise the harness's bound too |
+//! | `test.soak_s=N` | soak for N seconds instead of 3 |
 #![no_std]
 #![no_main]
 
 extern crate alloc;
 
+mod balloon;
+mod bench_balloon;
+mod bench_core;
 mod conformance;
 mod console;
 mod domain;
@@ -22,6 +25,7 @@ mod faults;
 mod paged;
 mod percpu;
 mod smp;
+mod soak;
 mod store;
 mod store_service;
 mod threads;
@@ -193,9 +197,3 @@ fn failed(what: &str) -> impl Fn(&dyn Display) -> Not {
 fn domain_of(machine: &'static Machine) -> Result<&'static ebb_boot::Domain, Not> {
     machine.domain().ok_or_else(|| Not::Skipped("not on Xen".into()))
 }
-
-ebb_boot::case!("soak.threads_refs_under_preemption", |machine| {
-    const SECONDS: u64 = 3;
-    let wish = Wish::read(machine.boot_info().command_line());
-    percpu::soak(machine, wish.soak_s.unwrap_or(SECONDS))
-});

@@ -12,7 +12,7 @@ use ebb::mm::frame::SparseBlock;
 use ebb::mm::paged::{Charge, FaultError, Overcommit, PopulateError, Region, ReserveError};
 use ebb::units::{FRAME_SIZE, Frames};
 use ebb_boot::cases::{Ends, Not};
-use ebb_boot::paged::KernelPaged;
+use ebb_boot::paged::{AppAlloc, KernelPaged};
 use ebb_boot::{Machine, case, threads};
 
 /// The word at the start of a page, counted from the region's first.
@@ -105,7 +105,7 @@ case!("paged.all_cpus_fault_the_same_pages", |machine| {
 });
 
 case!("paged.regions_come_and_go_on_all_cpus", |machine| {
-    const ROUNDS: u64 = 60;
+    const ROUNDS: u64 = 12;
     let paged = machine.paged();
     let before = paged.stats();
     let results = everywhere(machine, "renter", move |cpu| {
@@ -134,7 +134,7 @@ case!("paged.regions_come_and_go_on_all_cpus", |machine| {
 
 case!("paged.pages_move_under_those_who_write", |machine| {
     const PAGES: u64 = 64;
-    const MOVES: u64 = 500;
+    const MOVES: u64 = 150;
     let paged = machine.paged();
     let before = paged.stats();
     let region = reserve(paged, PAGES)?;
@@ -245,6 +245,139 @@ case!("paged.exhaustion_is_a_value_when_filling", |machine| {
     paged.release(region);
     same("pages in the end", paged.stats().resident, before.resident)?;
     same("committed in the end", paged.committed_exactly(), before.committed)?;
+    consistent(machine)
+});
+
+/// Mixes the bits of a number.
+fn hash(number: u64) -> u64 {
+    let mixed = (number ^ number >> 31).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    mixed ^ mixed >> 29
+}
+
+/// Hashes numbers for the maps of these cases.
+#[derive(Clone, Copy, Default)]
+struct Mixer(u64);
+
+impl core::hash::Hasher for Mixer {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = hash(self.0 ^ u64::from(*byte));
+        }
+    }
+    fn write_u64(&mut self, number: u64) {
+        self.0 = hash(self.0 ^ number);
+    }
+}
+
+type Value = allocator_api2::vec::Vec<u8, AppAlloc>;
+type Map = hashbrown::HashMap<u64, Value, core::hash::BuildHasherDefault<Mixer>, AppAlloc>;
+
+/// How long the value of a key is in its `version`: from nothing to a few pages.
+fn length(key: u64, version: u32) -> usize {
+    let random = hash(key ^ u64::from(version) << 40);
+    match random % 8 {
+        0 => 0,
+        1..=5 => (random >> 8) as usize % 600,
+        6 => (random >> 8) as usize % 4000,
+        _ => (random >> 8) as usize % 20_000,
+    }
+}
+
+fn fill(key: u64, version: u32, alloc: AppAlloc) -> Result<Value, Not> {
+    let length = length(key, version);
+    let mut value = Value::new_in(alloc);
+    value.try_reserve(length).map_err(|_| "no memory for a value")?;
+    let byte = hash(key.wrapping_add(u64::from(version))) as u8;
+    value.extend((0..length).map(|at| byte.wrapping_add(at as u8)));
+    Ok(value)
+}
+
+fn is_right(key: u64, version: u32, value: &Value) -> bool {
+    let byte = hash(key.wrapping_add(u64::from(version))) as u8;
+    value.len() == length(key, version)
+        && value.iter().enumerate().all(|(at, found)| *found == byte.wrapping_add(at as u8))
+}
+
+/// A map under random operations, against an array of versions: 0 is a key that is not there.
+fn random_operations(seed: u64, keys: u64, steps: u64, alloc: AppAlloc) -> Result<(), Not> {
+    let mut map = Map::with_hasher_in(Default::default(), alloc);
+    let mut versions = alloc::vec![0_u32; keys as usize];
+    for step in 0..steps {
+        let random = hash(seed << 32 ^ step);
+        let key = random % keys;
+        let version = &mut versions[key as usize];
+        match (random >> 40) % 4 {
+            0 | 1 => {
+                *version = 1 + step as u32;
+                map.try_reserve(1).map_err(|_| "no memory for the table")?;
+                map.insert(key, fill(key, *version, alloc)?);
+            }
+            2 => {
+                let removed = map.remove(&key);
+                let right = match &removed {
+                    Some(value) => is_right(key, *version, value),
+                    None => *version == 0,
+                };
+                ensure(right, &format!("step {step}: key {key} was not what it should be"))?;
+                *version = 0;
+            }
+            _ => {
+                let right = match map.get(&key) {
+                    Some(value) => is_right(key, *version, value),
+                    None => *version == 0,
+                };
+                ensure(right, &format!("step {step}: key {key} is not what it should be"))?;
+            }
+        }
+    }
+    for (key, version) in (0..keys).zip(&versions) {
+        let right = map.get(&key).map_or(*version == 0, |value| is_right(key, *version, value));
+        ensure(right, &format!("in the end key {key} is not what it should be"))?;
+    }
+    Ok(())
+}
+
+case!("paged.maps_on_all_cpus_agree_with_a_model", |machine| {
+    let (paged, alloc) = (machine.paged(), machine.paged_alloc());
+    alloc.heap().trim();
+    let before = (paged.stats(), alloc.heap().stats());
+    let results =
+        everywhere(machine, "mapper", move |cpu| random_operations(cpu.get() as u64 + 1, 500, 6000, alloc))?;
+    results.into_iter().collect::<Result<Vec<()>, Not>>()?;
+    // Everything was dropped: nothing is used, and after a trim nothing is kept.
+    same("pages in use", alloc.heap().stats().used_pages, before.1.used_pages)?;
+    alloc.heap().trim();
+    same("pages in memory", paged.stats().resident, before.0.resident)?;
+    same("committed", paged.committed_exactly(), before.0.committed)?;
+    same("misuses", alloc.heap().stats().misuses, 0)?;
+    consistent(machine)
+});
+
+case!("paged.a_map_gives_memory_back", |machine| {
+    const KEYS: u64 = 3000;
+    let (paged, alloc) = (machine.paged(), machine.paged_alloc());
+    let before = paged.stats();
+    let mut map = Map::with_hasher_in(Default::default(), alloc);
+    for key in 0..KEYS {
+        let mut value = Value::new_in(alloc);
+        value.resize(4096, key as u8);
+        map.insert(key, value);
+    }
+    let full = paged.stats();
+    let held = full.resident - before.resident;
+    ensure(held >= Frames::new(KEYS), &format!("{KEYS} pages of values in {held}"))?;
+    map.retain(|key, _| hash(*key).is_multiple_of(10));
+    alloc.heap().trim();
+    let kept = paged.stats().resident.saturating_sub(before.resident);
+    ensure(kept.get() < held.get() / 4, &format!("of {held}, {kept} are kept for a tenth of the values"))?;
+    let committed = paged.stats().committed.saturating_sub(before.committed);
+    ensure(committed.get() < held.get() / 4, &format!("{committed} committed for a tenth of the values"))?;
+    ensure(map.iter().all(|(key, value)| value.iter().all(|byte| *byte == *key as u8)), "a value changed")?;
+    drop(map);
+    alloc.heap().trim();
     consistent(machine)
 });
 

@@ -27,6 +27,11 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
+    /// How often the last reference was dropped.
+    pub(crate) fn released(&self) -> u64 {
+        self.all()[0]
+    }
+
     fn all(&self) -> [u64; 3] {
         [&self.released, &self.confirmed, &self.switched].map(|events| events.load(Ordering::SeqCst))
     }
@@ -81,18 +86,18 @@ impl Random {
 }
 
 /// What a case must leave as it was.
-struct Clean {
+pub(crate) struct Clean {
     words: usize,
     reports: u64,
 }
 
 impl Clean {
-    fn begin() -> Self {
+    pub(crate) fn begin() -> Self {
         Self { words: words_in_use(), reports: reports() }
     }
 
     /// Nothing was reported or is left, and the books are right.
-    fn end(&self) -> Result<(), Not> {
+    pub(crate) fn end(&self) -> Result<(), Not> {
         rcu().barrier().map_err(misuse)?;
         same("per-CPU words in use", words_in_use(), self.words)?;
         same("reports of misuse", reports(), self.reports)?;
@@ -683,95 +688,6 @@ case!("percpu.s010_random_histories_agree_with_the_oracle_5", |machine| historie
 case!("percpu.s010_random_histories_agree_with_the_oracle_6", |machine| histories(machine, 5_000));
 case!("percpu.s010_random_histories_agree_with_the_oracle_7", |machine| histories(machine, 6_000));
 case!("percpu.s010_random_histories_agree_with_the_oracle_8", |machine| histories(machine, 7_000));
-
-/// Everything at once for as long as it lasts: threads allocate and free, take and drop references, and are preempted,
-/// while lives end and begin.
-pub(crate) fn soak(machine: &'static Machine, seconds: u64) -> Result<(), Not> {
-    let clean = Clean::begin();
-    let (count, seen) = count("soak", Start::Percpu)?;
-    let cpus = machine.cpus();
-    let stop = Arc::new(AtomicBool::new(false));
-    let (frames_before, threads_before) = (machine.frames().stats().pinned, threads().census().threads);
-    let user = |number: u64| {
-        let (count, stop) = (Arc::clone(&count), Arc::clone(&stop));
-        spawn("soaker", move || {
-            let mut random = Random(number);
-            let (mut kept, mut memory) = (Vec::new(), Vec::new());
-            let mut operations = 0_u64;
-            while !stop.load(Ordering::Relaxed) {
-                operations += 1;
-                match random.below(8) {
-                    0 | 1 => kept.extend(count.tryget_live()),
-                    2 => kept.extend(count.tryget()),
-                    3 => kept.truncate(kept.len() / 2),
-                    4 if memory.len() < 64 => {
-                        let size = 1 + random.below(2000) as usize;
-                        memory.push(alloc::vec![number as u8; size]);
-                    }
-                    5 => memory.truncate(memory.len() / 2),
-                    6 => rcu().drop_later(Deferred::boxed(operations)),
-                    _ if operations.is_multiple_of(64) => threads().yield_now(),
-                    _ => {}
-                }
-                if memory.iter().flatten().any(|byte| *byte != number as u8) {
-                    return Err("somebody else's memory");
-                }
-                if kept.len() > 32 {
-                    kept.clear();
-                }
-            }
-            Ok(operations)
-        })
-    };
-    let users: Vec<_> = (0..2 * cpus.count() as u64 + 1).map(user).collect::<Result<_, _>>()?;
-    let end_ns = cpus.now_ns() + seconds * 1_000_000_000;
-    let (mut owner, mut lives) = (count.owner().map_err(misuse)?, 0_u64);
-    while cpus.now_ns() < end_ns {
-        let short = spawn("short", move || lives)?;
-        match lives % 3 {
-            0 => {
-                owner.switch_to_atomic_sync().map_err(misuse)?;
-                owner.switch_to_percpu().map_err(misuse)?;
-            }
-            1 => {
-                let dying = owner.kill_and_confirm();
-                rcu().barrier().map_err(misuse)?;
-                owner = dying.resurrect().map_err(|refused| misuse(refused.why))?;
-            }
-            _ => {
-                let dying = owner.kill();
-                dying.wait_zero().map_err(misuse)?;
-                owner = dying.reinit().map_err(|refused| misuse(refused.why))?;
-            }
-        }
-        same("what a thread answered", short.join(), lives)?;
-        lives += 1;
-    }
-    stop.store(true, Ordering::Relaxed);
-    let mut operations = 0;
-    for user in users {
-        operations += user.join().map_err(Not::from)?;
-    }
-    figure("soak: operations", operations, "operations");
-    figure("soak: cycles of kill, switch and life", lives, "cycles");
-    ensure(lives > 2 && operations > 0, "nothing happened")?;
-    same("references", references(&count), 1)?;
-    owner.kill().wait_zero().map_err(misuse)?;
-    ensure(seen.all()[0] > 0, "no release")?;
-    drop(count);
-    clean.end()?;
-    let gone = || threads().census().threads == threads_before;
-    ensure(cpus.wait_until(BOUND_NS, gone), "threads are left")?;
-    let mut books = Ok(());
-    let right = cpus.wait_until(BOUND_NS, || {
-        books = threads().validate();
-        books.is_ok()
-    });
-    ensure(right, &format!("{books:?}"))?;
-    let grown = machine.frames().stats().pinned.get().saturating_sub(frames_before.get());
-    figure("soak: frames that heap and stacks have grown by", grown, "frames");
-    Ok(())
-}
 
 case!("percpu.every_cpu_has_its_own_words", |machine| {
     let clean = Clean::begin();

@@ -1,6 +1,6 @@
 //! The list of all cases, with the statement that each holds Xen to.
 
-use super::{Case, Env, delivery, event, hvm, hypercall, malformed, memory, sched, vcpu, version};
+use super::{Case, Env, delivery, event, hvm, hypercall, malformed, memory, sched, tmem, vcpu, version};
 use ebb::units::Frames;
 
 /// Hands the list of cases to a macro of the caller's: `area { name: "fact"; … }`, or `name [leaks]: "fact";` for
@@ -169,6 +169,135 @@ released";
                 a_pv_call_is_enosys: "a call for PV guests is ENOSYS";
                 tmem_is_gone: "tmem_op is ENOSYS since Xen 4.13";
                 a_multicall_answers_each: "a multicall answers each of its calls";
+            }
+            tmem {
+                s001_absent_is_enosys: "where tmem is not compiled in, everything is ENOSYS";
+                s002_switched_off_is_enodev: "where it is switched off, everything is ENODEV";
+                s003_an_unreadable_argument_is_efault:
+                    "an argument that cannot be read is EFAULT, and makes no client";
+                s004_moved_commands_are_eopnotsupp: "commands that became the toolstack's are EOPNOTSUPP";
+                s005_a_pool_never_made_is_enodev: "a pool that was never made is ENODEV";
+                s006_ids_beyond_the_table_are_enodev: "so are ids beyond the table";
+                s007_destroying_nothing_is_0: "destroying no pool is 0";
+                s008_unknown_commands_depend_on_the_pool:
+                    "an unknown command is ENOSYS on a pool that is there, ENODEV on one that is not";
+                s009_old_commands_do_nothing: "commands of old versions are ENOSYS and do nothing";
+                s010_a_policy_that_refuses_is_eperm:
+                    "a policy that refuses is EPERM, ahead of every other check";
+                s011_a_dying_client_is_enodev: "a dying domain that is a client is refused with ENODEV";
+                s012_ids_begin_at_0: "the ids of a fresh client begin at 0";
+                s013_other_versions_are_refused: "versions other than 1 are EPERM";
+                s014_persistent_and_shared_is_refused: "persistent and shared together are EPERM";
+                s015_other_page_sizes_are_refused: "page sizes other than 4 KiB are EPERM";
+                s016_precompressed_is_refused: "precompressed is EPERM";
+                s017_reserved_flags_are_refused: "a reserved flag is EPERM";
+                s018_bit_3_is_not_looked_at: "flag bit 3 is ignored";
+                s019_arg1_and_pool_id_are_not_looked_at: "arg1 and pool_id are ignored when a pool is made";
+                s020_there_are_sixteen_pools: "a domain has sixteen pools; the 17th is EPERM";
+                s021_the_lowest_free_id_is_next: "the lowest free id is next";
+                s022_freed_ids_come_before_new_ones: "so freed ones come before new ones";
+                s023_ids_are_each_domains_own: "ids are each domain's own";
+                s024_a_private_pools_uuid_means_nothing: "the uuid of a private pool means nothing";
+                s025_a_refused_pool_changes_nothing: "a refused pool changes nothing";
+                s026_an_empty_pool_says_so: "a get from a persistent pool without pages is EEMPTY";
+                s027_what_was_put_is_got: "what was put is got";
+                s028_again_and_again: "again and again";
+                s029_the_last_put_counts: "the last put counts";
+                s030_other_names_miss: "other names miss, and leave the frame alone";
+                s031_the_copy_is_a_copy: "the copy is a copy";
+                s032_the_source_stays: "a put leaves the frame alone";
+                s033_a_frame_can_be_put_and_got_back: "a frame can be put and got back";
+                s034_all_three_words_of_an_object_count: "all three words of an object's name count";
+                s035_extreme_names_are_names: "all bits of a name may be ones";
+                s036_pools_are_independent: "pools are independent";
+                s037_domains_are_independent: "so are domains";
+                s038_a_flushed_page_misses: "a flushed page misses";
+                s039_flushing_nothing_changes_nothing: "flushing nothing is 1 and changes nothing";
+                s040_an_object_is_flushed_whole: "flushing an object flushes all its pages";
+                s041_flushing_no_object_is_1: "flushing no object is 1";
+                s042_other_objects_stay: "other objects stay";
+                s043_flushing_twice_is_1_twice: "flushing twice is 1 twice";
+                s044_a_pool_is_destroyed_once: "a pool is destroyed once";
+                s045_a_new_pool_is_empty: "a new pool with an old id is empty";
+                s046_a_bad_frame_stores_nothing: "a put from a bad frame is EFAULT and stores nothing";
+                s047_a_bad_frame_loses_what_was_there: "over an old page it loses that";
+                s048_a_get_into_a_bad_frame_leaves_the_page:
+                    "a get into a bad frame is EFAULT and leaves the page";
+                s049_anothers_frame_is_efault: "another domain's frame is a bad frame";
+                s050_what_is_not_ram_is_efault: "so is what is not RAM; what is, is good";
+                s051_a_read_only_frame_is_efault: "so is a frame that is not writable";
+                s052_offsets_and_length_are_not_looked_at: "offsets and length are ignored";
+                s053_persistent_pages_survive_ephemeral_pressure: "persistent pages survive ephemeral ones";
+                s054_without_room_what_is_there_still_works:
+                    "without room new names are ENOMEM, and everything else works";
+                s055_metadata_costs_what_it_costs: "metadata costs exactly this much";
+                s056_a_flush_makes_room_for_one: "a flush makes room for one";
+                s057_a_lowered_limit: "below its use, a limit makes the second put of a name lose it";
+                s058_after_enospc_the_page_is_gone: "after ENOSPC the page is gone";
+                s059_a_pre_check_that_fails_touches_nothing:
+                    "a put that fails at its first check leaves the old page";
+                s060_a_new_page_that_failed_is_not_there:
+                    "a new page that failed is not there, and costs nothing";
+                s061_a_flush_after_a_failure_settles_it: "a flush after a failure settles it";
+                s062_a_dead_domains_pages_are_given_back: "a dead domain's pages go to the host";
+                s063_an_empty_pool_says_so: "a get from an ephemeral pool without pages is EEMPTY";
+                s064_a_get_takes_the_page: "a get takes the page";
+                s065_the_second_get_says_whether_there_are_others:
+                    "a second get says whether there are others";
+                s066_the_last_put_counts: "the last put counts";
+                s067_put_and_get_again: "put, get, put, get";
+                s068_a_get_leaves_others: "a get leaves other pages";
+                s069_a_bad_frame_loses_what_was_there: "a put from a bad frame loses the old page";
+                s070_a_get_into_a_bad_frame: "a get into a bad frame loses the page";
+                s071_the_domains_limit_does_not_count: "ephemeral pages are nobody's";
+                s072_a_miss_lasts_until_a_put: "a miss lasts until the next put";
+                s073_the_oldest_goes_first_whose_ever_it_is: "the oldest page goes first, whose ever it is";
+                s074_putting_again_makes_no_younger: "a second put does not make a page younger";
+                s075_what_was_evicted_never_comes_back: "what was evicted never comes back";
+                s076_puts_go_on_while_there_is_something_to_evict:
+                    "puts go on while something can be evicted, and the newest survive";
+                s077_weights_are_the_wrong_way_round: "of two clients with equal weights the smaller pays";
+                s078_without_weights_the_heavy_evict_the_light:
+                    "without weights a heavy client evicts a light one";
+                s079_persistent_puts_evict_everything_ephemeral:
+                    "persistent puts evict all ephemeral pages, and then are ENOMEM";
+                s080_who_is_not_authorised_shares_nothing: "who is not authorised gets a private pool";
+                s081_all_ones_is_nobodys_name: "so does who asks for the name of all ones";
+                s082_members_see_the_same_pages: "members of a shared pool see the same pages";
+                s083_members_replace_each_others_pages: "and replace each other's";
+                s084_members_flush_each_others_pages: "and flush each other's";
+                s085_one_domain_may_join_twice: "a domain may join twice";
+                s086_a_get_makes_younger: "a get makes a shared page younger";
+                s087_there_are_sixteen_shared_pools: "a host has sixteen shared pools";
+                s088_a_guest_that_leaves: "a member that leaves takes the objects that it read last";
+                s089_the_owner_that_leaves: "an owner that leaves takes those that nobody else read";
+                s090_after_a_leave_nothing_is_evicted: "after that nothing of the pool is evicted";
+                s091_the_last_to_leave_takes_all: "the last member takes all";
+                s092_deauthorising_does_not_expel: "deauthorising expels nobody, and lets nobody in";
+                s093_the_owners_freeze_counts: "the owner's freeze counts";
+                s094_sixteen_names_can_be_authorised: "a client is authorised for sixteen names";
+                s095_who_is_no_client_cannot_be_frozen: "who is no client cannot be frozen";
+                s096_frozen_no_new_names: "a frozen client can store no new names";
+                s097_frozen_old_names_are_replaced: "but replace old ones";
+                s098_frozen_gets_work: "and get";
+                s099_frozen_flushes_work_and_say_no: "and flush, which answers EFROZEN";
+                s100_frozen_pools_come_and_go: "and make and destroy pools";
+                s101_thawed_puts_work: "thawed, it can store again";
+                s102_freezing_all_freezes_those_there_are: "freezing all is freezing those that there are";
+                s103_migrating_pages_are_not_replaced:
+                    "while a client is migrated, a second put of a name loses it, which is reported";
+                s104_destroying_while_migrating:
+                    "a pool that is destroyed then stays charged until the domain is gone";
+                s105_enumeration_omits_the_oldest: "saving omits the oldest page of a pool";
+                s106_restoring_pages: "a page that is not compressed cannot be restored";
+                s107_restoring_needs_a_new_client: "restoring needs a domain, and no client";
+                s108_a_slot_is_restored_once: "a slot is restored once";
+                s109_only_ephemeral_pages_are_freeable: "only ephemeral pages can be given back";
+                s110_the_free_list_goes_to_the_host: "the free list goes to the host on demand";
+                s111_controls_that_are_none: "bad controls are refused";
+                s112_compression_does_not_show: "compression does not show in the data";
+                s119_a_repeated_request_does_no_harm: "a repeated request does no harm";
+                s120_after_a_restart_pages_are_lost_not_missed: "after a restart pages are lost, not missed";
             }
         }
     };

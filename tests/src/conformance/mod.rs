@@ -15,6 +15,7 @@
 //! | `delivery` | pending bits, masks, selectors, upcalls |
 //! | `sched` | polling |
 //! | `vcpu` | vCPUs and one-shot timers |
+//! | [`tmem`] | transcendent memory, statement by statement; skipped where there is none |
 //! | `version`, `hvm`, `hypercall` | what Xen says of itself, parameters, numbers that mean nothing |
 
 mod check;
@@ -27,6 +28,7 @@ mod malformed;
 mod memory;
 mod own;
 mod sched;
+pub mod tmem;
 mod vcpu;
 mod version;
 
@@ -96,6 +98,11 @@ pub unsafe trait Env {
     /// Whether the domain owes populate-on-demand memory: it was started with less than its map shows, and has not
     /// released the difference yet. What it releases then stays charged, so cases about frames are skipped.
     fn has_populate_on_demand_debt(&self) -> bool;
+
+    /// Other domains, controls and failures, for the cases about tmem, where there are such things.
+    fn lab(&self) -> Option<&dyn tmem::Lab> {
+        None
+    }
 }
 
 /// One statement about the hypervisor.

@@ -49,6 +49,7 @@ impl State {
                 hypercall::SCHED_OP => self.sched_op(vcpu, command, second),
                 hypercall::EVENT_CHANNEL_OP => self.event_op(command, second),
                 hypercall::HVM_OP => self.hvm_op(command, second),
+                hypercall::TMEM_OP => self.tmem_op(self.config.domid, first),
                 hypercall::SYSCTL | hypercall::DOMCTL => Err(Errno::EPERM),
                 _ => Err(Errno::ENOSYS),
             }

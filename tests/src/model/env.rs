@@ -1,12 +1,15 @@
 //! The environment of the conformance cases, over the model.
 #![expect(unsafe_code, reason = "promises that the cases' frames are nobody else's")]
 
-use super::{Model, p2m};
+use super::{Model, Service, Slot, p2m};
 use crate::conformance::Env;
+use crate::conformance::tmem::{Answer, Control, Fault, Lab};
 use core::sync::atomic::Ordering;
 use ebb::port::{Clock, EventOps, MemoryOps, SpecialPage};
 use ebb::units::{EventPort, FRAME_SIZE, Frames, Gfn, VcpuId};
+use ebb::xen::Transport;
 use ebb::xen::{SharedPage, Xen};
+use xen_abi::hypercall;
 use xen_abi::{event, shared_info};
 
 /// Where the shared info page is mapped.
@@ -104,8 +107,78 @@ unsafe impl<'m> Env for ModelEnv<'m> {
         self.model.set_interrupts(self.vcpu(), false);
         woken
     }
+    fn lab(&self) -> Option<&dyn Lab> {
+        Some(self)
+    }
     fn has_populate_on_demand_debt(&self) -> bool {
         let (cache, entries) = self.model.populate_on_demand();
         entries > cache
+    }
+}
+
+impl Lab for ModelEnv<'_> {
+    fn has_defects(&self) -> bool {
+        self.model.state().config.tmem == Service::Xen412
+    }
+    fn own(&self) -> u16 {
+        self.model.state().config.domid
+    }
+    unsafe fn call(&self, domid: u16, argument: u64) -> i64 {
+        // SAFETY: the caller's promise.
+        unsafe { self.model.neighbour(domid).call(hypercall::TMEM_OP, [argument, 0, 0, 0, 0]) }
+    }
+    fn read(&self, domid: u16, frame: Gfn, index: usize) -> u64 {
+        self.model.neighbour(domid).read(frame, index)
+    }
+    fn write(&self, domid: u16, frame: Gfn, index: usize, value: u64) {
+        self.model.neighbour(domid).write(frame, index, value);
+    }
+    fn charged(&self, domid: u16) -> u64 {
+        if domid == self.own() {
+            self.model.charged().get()
+        } else {
+            self.model.neighbour(domid).charged().get()
+        }
+    }
+    fn set_limit(&self, domid: u16, frames: u64) {
+        let limit = Frames::new(frames);
+        if domid == self.own() {
+            self.model.set_limit(limit)
+        } else {
+            self.model.neighbour(domid).set_limit(limit)
+        }
+    }
+    fn doom(&self, domid: u16) {
+        self.model.tmem_doom(domid);
+    }
+    fn kill(&self, domid: u16) {
+        self.model.tmem_kill(domid);
+    }
+    fn control(&self, control: Control) -> Answer {
+        self.model.tmem_control(control)
+    }
+    fn fail(&self, fault: Fault) {
+        self.model.tmem_fail(fault);
+    }
+    fn set_plain(&self, frame: Gfn, plain: bool) {
+        self.model.tmem_set_plain(frame, plain);
+    }
+    fn map_grant(&self, hole: Gfn) {
+        self.model.map_foreign(hole, Slot::GrantMapping);
+    }
+    fn evict(&self) -> bool {
+        self.model.tmem_evict()
+    }
+    fn squeeze(&self, left: u64) {
+        self.model.host_take_all_but(Frames::new(left));
+    }
+    fn relax(&self) {
+        self.model.host_give_back();
+    }
+    fn host_free(&self) -> u64 {
+        self.model.host_free().0.get()
+    }
+    fn restart(&self) {
+        self.model.tmem_restart();
     }
 }

@@ -33,13 +33,15 @@ impl Chunk {
 pub(super) struct Host {
     chunks: Vec<Chunk>,
     free: u64,
+    most_free: u64,
 }
 
 impl Host {
     pub(super) fn new(frames: u64) -> Self {
         let chunks = frames / CHUNK;
         let empty = Chunk { used: [0; 8], free: CHUNK as u16 };
-        Self { chunks: std::vec![empty; chunks as usize], free: chunks * CHUNK }
+        let free = chunks * CHUNK;
+        Self { chunks: std::vec![empty; chunks as usize], free, most_free: free }
     }
 
     /// Contiguous aligned frames, from an already broken chunk if there is one.
@@ -75,6 +77,12 @@ impl Host {
         chunk.flip(bit);
         chunk.free += 1;
         self.free += 1;
+        self.most_free = self.most_free.max(self.free);
+    }
+
+    /// The most frames that were ever free.
+    pub(super) fn most_free(&self) -> u64 {
+        self.most_free
     }
 
     pub(super) fn is_used(&self, mfn: Mfn) -> bool {

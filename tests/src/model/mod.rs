@@ -16,6 +16,7 @@
 //! | `pod` | populate-on-demand |
 //! | `event` | event channels and their bits |
 //! | `time` | the clock, timers, waiting |
+//! | `tmem` | transcendent memory, for which there are other domains, too |
 //! | `call` | everything else, and the dispatch |
 //! | `fault` | failures on demand |
 //! | `validate` | every counter, derived again |
@@ -37,12 +38,14 @@ mod pod;
 mod reservation;
 mod state;
 mod time;
+mod tmem;
 mod validate;
 
 pub use env::ModelEnv;
 pub use p2m::Slot;
 pub use pages::{ALL_ONES, WORDS};
 pub use state::{Config, Crash};
+pub use tmem::{Hazard, Neighbour, Service};
 
 use ebb::port::Clock;
 use ebb::units::{EventPort, Frames, Gfn, VcpuId};
@@ -55,7 +58,7 @@ use std::string::String;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::vec::Vec;
-use xen_abi::Errno;
+use xen_abi::{Errno, hypercall};
 
 /// The model hypervisor with its one domain.
 pub struct Model {
@@ -351,6 +354,17 @@ pub struct Vcpu<'m> {
 unsafe impl Transport for Vcpu<'_> {
     unsafe fn call(&self, number: u32, arguments: Arguments) -> i64 {
         let mut state = self.model.state();
+        if number == hypercall::TMEM_OP {
+            // SAFETY: the caller's promise.
+            if let Some(pool) = unsafe { state.tmem_peek(arguments[0]) } {
+                // Others may come between the call and the lock, as they may in Xen.
+                state.tmem_in_flight(pool, true);
+                drop(state);
+                std::thread::yield_now();
+                state = self.model.state();
+                state.tmem_in_flight(pool, false);
+            }
+        }
         assert!(state.crash.is_none(), "model: the domain has crashed ({:?}) and runs no more", state.crash);
         // SAFETY: the caller's promise.
         unsafe { state.hypercall(self.vcpu, number, arguments) }

@@ -169,7 +169,7 @@ impl State {
         if self.charged + (1 << order) > self.limit {
             return Err(Short);
         }
-        let first = self.host.allocate(order).ok_or(Short)?;
+        let first = self.take_from_host(self.config.domid, order).ok_or(Short)?;
         self.charged += 1 << order;
         Ok(first)
     }

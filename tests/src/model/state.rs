@@ -7,6 +7,7 @@ use super::p2m::{self, P2m, Slot};
 use super::pages::Pages;
 use super::pod::Pod;
 use super::time::Time;
+use super::tmem::{Service, Tmem};
 use ebb::units::Gfn;
 use std::collections::BTreeSet;
 use std::vec::Vec;
@@ -49,6 +50,10 @@ pub struct Config {
     pub highest_port: u32,
     /// For everything that happens at random.
     pub seed: u64,
+    /// Transcendent memory.
+    pub tmem: Service,
+    /// Whether it compresses what it can.
+    pub tmem_compress: bool,
 }
 
 impl Default for Config {
@@ -64,6 +69,8 @@ impl Default for Config {
             frame_bits: 36,
             highest_port: 1023,
             seed: 0x9E37_79B9_7F4A_7C15,
+            tmem: Service::Absent,
+            tmem_compress: false,
         }
     }
 }
@@ -104,6 +111,7 @@ pub(super) struct State {
     pub(super) up: Vec<bool>,
     pub(super) upcall_vectors: Vec<Option<u8>>,
     pub(super) faults: Faults,
+    pub(super) tmem: Tmem,
     pub(super) random: u64,
     pub(super) stale: u64,
     pub(super) hypercalls: u64,
@@ -141,6 +149,7 @@ impl State {
             up: (0..vcpus).map(|vcpu| vcpu == 0).collect(),
             upcall_vectors: std::vec![None; vcpus],
             faults: Faults::default(),
+            tmem: Tmem::new(config.tmem, config.tmem_compress),
             random: config.seed | 1,
             stale: 0,
             hypercalls: 0,

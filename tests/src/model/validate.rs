@@ -19,6 +19,11 @@ impl State {
                 return Err(format!("host frame {mfn:#x} is owned by {other} and by {owner}"));
             }
         }
+        for (mfn, _) in self.tmem_frames().filter(|(_, own)| *own) {
+            if let Some(other) = owners.insert(mfn, String::from("tmem")) {
+                return Err(format!("host frame {mfn:#x} is owned by {other} and by tmem"));
+            }
+        }
         if owners.len() as u64 != self.charged {
             return Err(format!("{} frames are charged, {} are owned", self.charged, owners.len()));
         }
@@ -27,6 +32,12 @@ impl State {
                 return Err(format!("host frame {mfn:#x} is another domain's, too"));
             }
         }
+        for (mfn, _) in self.tmem_frames().filter(|(_, own)| !*own) {
+            if let Some(other) = owners.insert(mfn, String::from("tmem, for others")) {
+                return Err(format!("host frame {mfn:#x} is owned by {other} and by tmem"));
+            }
+        }
+        self.validate_tmem()?;
         let used = self.host.used().filter(|mfn| !owners.contains_key(mfn)).count();
         if used != 0 {
             return Err(format!("{used} host frames are in use by nobody"));

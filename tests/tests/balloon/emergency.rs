@@ -154,3 +154,19 @@ fn an_emergency_stops_a_release_that_has_not_left_yet() {
     let accounts = balloon.validate().expect("the books balance");
     assert_eq!((accounts.reservation, map.hidden()), (model.charged(), Frames::ZERO));
 }
+
+#[test]
+fn where_blocks_are_refused_pieces_come_before_another_block_is_broken() {
+    booted(&plain(32), 1, |guest| {
+        let _ = guest.hold_out(8 * BLOCK);
+        guest.model.host_take_all_but(Frames::new(6 * BLOCK));
+        guest.model.host_fragment();
+        for _ in 0..8 {
+            assert_eq!(guest.balloon.deflate_now(Frames::new(1)), brought(64));
+        }
+        assert_eq!(guest.frames.stats().ballooned_blocks, 7, "one block after the other");
+        guest.model.host_give_back();
+        assert_eq!(guest.balloon.deflate_now(Frames::new(1)).frames.get() % BLOCK, 0, "a block again");
+        guest.check();
+    });
+}

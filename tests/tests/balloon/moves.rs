@@ -1,9 +1,7 @@
 //! Down and up, while the hypervisor does what it is asked.
 
 use super::guest::{Allocator, BLOCK, Books, CPU, MIB, booted, direct_map, facts, plain};
-use ebb::balloon::{
-    Balloon, Budget, Evacuate, Evacuation, NoEvacuation, Outcome, Reason, Scratch, StartPlan,
-};
+use ebb::balloon::{Balloon, Budget, Evacuate, NoEvacuation, Outcome, Reason, Scratch, StartPlan};
 use ebb::mm::exchange::Exchange;
 use ebb::mm::frame::{Contents, Extent, FrameState, Request, SparseBlock, Use};
 use ebb::units::{Frames, Gfn, Order};
@@ -214,7 +212,7 @@ struct Mover<'g, 'm> {
 }
 
 impl Evacuate for Mover<'_, '_> {
-    fn evacuate(&self, block: SparseBlock) -> Evacuation {
+    fn evacuate(&self, block: SparseBlock) -> Frames {
         let mut held = self.held.lock().expect("no panic inside");
         let inside = |extent: &Extent| extent.first().get() / BLOCK == block.first.get() / BLOCK;
         let (out, mut rest): (Vec<_>, Vec<_>) = held.drain(..).partition(inside);
@@ -228,7 +226,7 @@ impl Evacuate for Mover<'_, '_> {
         }
         *held = rest;
         self.frames.drain(CPU);
-        Evacuation { moved, emptied: moved == block.movable }
+        moved
     }
 }
 
@@ -273,5 +271,58 @@ fn without_anybody_to_move_frames_the_pieces_go() {
         guest.give_up(keep);
         assert_eq!(guest.hold_out(0), Outcome::Reached);
         guest.check();
+    });
+}
+
+#[test]
+fn a_step_that_has_evacuated_enough_leaves_the_rest_to_the_next() {
+    booted(&plain(32), 0, |guest| {
+        let all = guest.use_frames(u64::MAX, Use::Paged);
+        let (keep, free): (Vec<_>, Vec<_>) = all.into_iter().partition(|extent| {
+            let frame = extent.first().get();
+            frame % BLOCK < if frame / BLOCK == 1 { 200 } else { 9 }
+        });
+        guest.give_up(free);
+        let whole = guest.frames.stats().whole_blocks;
+        let mover = Mover { frames: guest.frames, held: Mutex::new(keep) };
+        guest.balloon.set_target(guest.plan.base - Frames::new(12 * BLOCK));
+        let budget = Budget { evacuate: 3, ..Budget::DEFAULT };
+        let mut scratch = Scratch::new();
+        let mut steps = 0;
+        while guest.balloon.step(steps, &budget, &mut scratch, &mover).outcome == Outcome::More {
+            steps += 1;
+            assert!(guest.balloon.status().evacuations <= 3 * steps, "within the budget");
+        }
+        let status = guest.balloon.status();
+        assert!(steps >= (12 - whole) / 3 - 1, "{steps} steps");
+        assert_eq!((status.exchange.released_blocks, status.exchange.released_frames), (12, 0));
+        guest.check();
+        guest.give_up(mover.held.into_inner().expect("no panic inside"));
+        assert_eq!(guest.hold_out(0), Outcome::Reached);
+        guest.check();
+    });
+}
+
+/// Moves something, and empties nothing.
+struct Clumsy;
+
+impl Evacuate for Clumsy {
+    fn evacuate(&self, _: SparseBlock) -> Frames {
+        Frames::new(1)
+    }
+}
+
+#[test]
+fn an_evacuation_that_empties_nothing_does_not_stop_the_balloon() {
+    booted(&plain(16), 0, |guest| {
+        let all = guest.use_frames(u64::MAX, Use::Paged);
+        let (keep, free): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|extent| extent.first().get() % BLOCK == 100);
+        guest.give_up(free);
+        guest.balloon.set_target(guest.plan.base - Frames::new(2 * BLOCK));
+        let step = guest.balloon.step(0, &Budget::DEFAULT, &mut Scratch::new(), &Clumsy);
+        assert_eq!((step.outcome, step.released), (Outcome::Reached, Frames::new(2 * BLOCK)), "in frames");
+        guest.check();
+        guest.give_up(keep);
     });
 }

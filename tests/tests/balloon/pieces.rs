@@ -56,9 +56,9 @@ fn a_frame_that_is_refused_once_goes_the_second_time() {
 }
 
 #[test]
-fn a_list_that_is_populated_in_part_leaves_the_rest_in_the_balloon() {
+fn a_list_that_is_populated_in_part_is_finished_in_pieces() {
     booted(&plain(16), 1, |guest| {
-        let _ = guest.hold_out(5 * BLOCK + 60);
+        let _ = guest.hold_out(5 * BLOCK);
         // The second block is refused as such, and after 130 of its frames even frames are.
         guest.model.cut_short(UP, 0, 1, 0);
         guest.model.cut_short(UP, 2, 2, 0);
@@ -68,8 +68,22 @@ fn a_list_that_is_populated_in_part_leaves_the_rest_in_the_balloon() {
         assert_eq!(step.outcome, Outcome::Reached, "refused only once: {step:?}");
         let stats = guest.balloon.status().exchange;
         assert_eq!((stats.populate_splits, stats.populate_refusals), (1, 1));
-        assert_eq!(stats.populated_blocks * BLOCK + stats.populated_frames, 5 * BLOCK + 60);
+        assert_eq!((stats.populated_blocks, stats.populated_frames), (4, BLOCK));
         assert_eq!(guest.frames.stats().whole_blocks, 7);
+    });
+}
+
+#[test]
+fn pieces_in_the_balloon_spare_the_blocks() {
+    booted(&plain(16), 1, |guest| {
+        let _ = guest.hold_out(5 * BLOCK + 60);
+        guest.model.cut_short(UP, 0, 0, 0);
+        guest.balloon.set_target(guest.plan.base);
+        assert_eq!(guest.step(0).outcome, Outcome::Reached);
+        guest.check();
+        let stats = guest.balloon.status().exchange;
+        assert_eq!((stats.populate_splits, stats.populate_refusals), (0, 1));
+        assert_eq!((stats.populated_blocks, stats.populated_frames), (5, 60));
     });
 }
 

@@ -81,6 +81,7 @@ fn run(config: &Config, seed: u64, steps: u64) {
     booted(config, 1, |guest| {
         // A debt is paid before anything else.
         while guest.step(0).outcome == Outcome::More {}
+        guest.balloon.set_ceiling(guest.plan.base);
         let mut random = Random(seed);
         let mut scratch = Scratch::new();
         let mut held = Held { guest, extents: VecDeque::new() };

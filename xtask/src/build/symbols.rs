@@ -46,6 +46,16 @@ pub(super) fn functions(linked: &[u8], parts: &Parts) -> Result<Vec<Function>> {
     Ok(found)
 }
 
+/// The function of a linked file that `address` lies in, and how far into it.
+pub(super) fn function_at(linked: &[u8], address: u64) -> Option<String> {
+    let parts = super::elf::read(linked).ok()?;
+    let offset = u32::try_from(address.checked_sub(parts.text().ok()?.virtual_address)?).ok()?;
+    let functions = functions(linked, &parts).ok()?;
+    let found = functions.iter().rfind(|function| function.offset <= offset)?;
+    let within = offset - found.offset;
+    (within < found.size).then(|| format!("{}+{within:#x}", found.name))
+}
+
 /// The table.
 pub(super) fn encode(functions: &[Function]) -> Result<Vec<u8>> {
     let names_at = HEADER_SIZE + functions.len() * ENTRY_SIZE;

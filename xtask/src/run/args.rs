@@ -8,8 +8,8 @@ use std::time::Duration;
 
 /// How long a guest without a workload runs.
 const IDLE_SECONDS: u64 = 2;
-/// How long the main job takes: two loads and what is between them.
-const WORK_SECONDS: u64 = 60;
+/// How long a workload takes: the key-value store's load rises, falls, and rises and falls again.
+const WORK_SECONDS: u64 = 75;
 /// Memory of a guest.
 const MEMORY_MIB: u32 = 256;
 /// Memory of one of several guests at its start.
@@ -67,8 +67,8 @@ pub(crate) struct Args {
     /// How many guests, each at another phase of its load.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
     guests: u32,
-    /// Memory of the whole machine, Xen and dom0 included [default: enough for one guest; for several, half of
-    /// what they may have altogether].
+    /// Memory of the whole machine, Xen and dom0 included [default: enough for one guest; for several, five eighths
+    /// of what they may have altogether].
     #[arg(long, value_name = "MiB")]
     host_memory: Option<u32>,
     /// Give each guest all of its memory at the start and for ever, without selfballooning.
@@ -88,7 +88,7 @@ pub(crate) struct Args {
     cmdline: String,
     /// How long the workload goes on after the guest is ready; without one, when the guest is asked to shut down. A
     /// guest that has not ended by itself is asked a little later. On bare QEMU nothing can ask it, and a guest that
-    /// has not ended by then has failed [default: 60; without a workload 2].
+    /// has not ended by then has failed [default: 75; without a workload 2].
     #[arg(long, value_name = "N")]
     seconds: Option<u64>,
     /// How often the guest says how it is. The host is looked at twice as often.
@@ -120,8 +120,6 @@ pub(crate) struct Plan {
     pub(super) memory_mib: u32,
     pub(super) maxmem_mib: u32,
     pub(super) vcpus: u32,
-    /// When a guest is asked to stop, from when it is ready.
-    pub(super) patience: Duration,
     pub(super) sample_ms: u64,
     pub(super) module: Option<PathBuf>,
     pub(super) guests: Vec<GuestPlan>,
@@ -131,7 +129,34 @@ pub(crate) struct Plan {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct GuestPlan {
     pub(super) name: String,
-    pub(super) cmdline: String,
+    words: String,
+    /// How much later than the first guest it begins its load.
+    shift: Option<Duration>,
+    last_words: String,
+    /// When it is asked to stop, from when it is ready.
+    pub(super) patience: Duration,
+}
+
+impl GuestPlan {
+    /// A guest that has no words.
+    #[cfg(test)]
+    pub(super) fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            words: String::new(),
+            shift: None,
+            last_words: String::new(),
+            patience: Duration::ZERO,
+        }
+    }
+
+    /// Its command line, if it is created so long after the first guest was: the shift is shorter by that. What the user
+    /// wrote comes last.
+    pub(super) fn cmdline(&self, late: Duration) -> String {
+        let shift = self.shift.map(|shift| shift.saturating_sub(late).as_secs());
+        let shift = shift.map(|shift| format!(" workload.shift_s={shift}")).unwrap_or_default();
+        format!("{}{shift} {}", self.words, self.last_words).trim_end().to_owned()
+    }
 }
 
 impl Plan {
@@ -170,16 +195,22 @@ impl Args {
         let seconds = self.seconds.unwrap_or(if works { WORK_SECONDS } else { IDLE_SECONDS });
         // A guest that works ends by itself, if its clock and the checks at the end take no longer than this.
         let late = if works { 10 + seconds / 5 } else { 0 };
-        let guests = (0..self.guests)
-            .map(|number| GuestPlan {
+        let planned = |number: u32| {
+            // One course of the load, divided among the guests.
+            let shift = u64::from(number) * seconds / u64::from(self.guests);
+            GuestPlan {
                 name: if several { format!("ebb-{}", number + 1) } else { "ebb".to_owned() },
-                cmdline: self.words(number, seconds, maxmem_mib),
-            })
-            .collect();
+                words: self.words(number, seconds, maxmem_mib),
+                shift: several.then(|| Duration::from_secs(shift)),
+                last_words: self.cmdline.clone(),
+                patience: Duration::from_secs(seconds.saturating_add(shift).saturating_add(late)),
+            }
+        };
+        let guests = (0..self.guests).map(planned).collect();
         let all_mib = maxmem_mib.saturating_mul(self.guests);
         let least_mib = DOM0_MIB + XEN_LEAST_MIB;
         let host_memory_mib = self.host_memory.unwrap_or(if several {
-            least_mib.saturating_add(all_mib / 2)
+            least_mib.saturating_add(all_mib / 8 * 5)
         } else {
             (DOM0_MIB + XEN_MIB).saturating_add(all_mib).saturating_add(all_mib / 32)
         });
@@ -195,34 +226,32 @@ impl Args {
             memory_mib,
             maxmem_mib,
             vcpus: self.vcpus,
-            patience: Duration::from_secs(seconds.saturating_add(late)),
             sample_ms: self.sample_ms,
             module: self.module.clone(),
             guests,
         })
     }
 
-    /// A guest's command line. What the user wrote comes last.
+    /// The command line of a guest, but for the shift and what the user wrote.
     fn words(&self, number: u32, seconds: u64, maxmem_mib: u32) -> String {
         let mut words = vec![format!("sample_ms={}", self.sample_ms)];
         if self.workload != Workload::None {
             words.push(format!("workload={}", self.workload.word()));
-            // What the load holds at its height: most of the memory, not all, for the kernel has some of its own.
-            words.push(format!("workload.size_mib={}", u64::from(maxmem_mib) * 5 / 8));
+            // What the load holds at its height. The allocator, the reserve and the kernel come on top.
+            words.push(format!("workload.size_mib={}", (maxmem_mib / 2).max(1)));
             words.push(format!("workload.seconds={seconds}"));
             words.push(format!("workload.seed={}", number + 1));
         }
-        if self.guests > 1 {
-            let shift = u64::from(number) * seconds / u64::from(self.guests);
-            words.push(format!("workload.shift_s={shift}"));
-        }
-        if self.fixed {
-            words.push("tmem.selfballooning=0".to_owned());
-        } else {
-            words.push("tmem selfballoon.selfballoon_interval=1".to_owned());
-        }
-        words.push(self.cmdline.clone());
-        words.join(" ").trim_end().to_owned()
+        words.push(
+            if self.fixed {
+                "tmem.selfballooning=0"
+            } else {
+                // The original looks every 5 s; a load that rises within seconds wants to be seen sooner.
+                "tmem.selfballooning=1 selfballoon.selfballoon_interval=1"
+            }
+            .to_owned(),
+        );
+        words.join(" ")
     }
 }
 
@@ -244,16 +273,12 @@ mod tests {
     #[test]
     fn without_options_it_is_the_main_job() {
         let plan = plan("").unwrap();
-        assert_eq!((plan.memory_mib, plan.maxmem_mib, plan.patience.as_secs()), (256, 256, 82));
+        assert_eq!((plan.memory_mib, plan.maxmem_mib, plan.guests.len()), (256, 256, 1));
+        assert_eq!((plan.guests[0].name.as_str(), plan.guests[0].patience.as_secs()), ("ebb", 100));
         assert_eq!(
-            plan.guests,
-            [GuestPlan {
-                name: "ebb".into(),
-                cmdline:
-                    "sample_ms=500 workload=kv workload.size_mib=160 workload.seconds=60 workload.seed=1 \
-                          tmem selfballoon.selfballoon_interval=1"
-                        .into()
-            }]
+            plan.guests[0].cmdline(Duration::ZERO),
+            "sample_ms=500 workload=kv workload.size_mib=128 workload.seconds=75 workload.seed=1 \
+             tmem.selfballooning=1 selfballoon.selfballoon_interval=1"
         );
         assert!(plan.host_memory_mib > DOM0_MIB + XEN_MIB + 256);
         assert_eq!(plan.host_period(), Duration::from_millis(250));
@@ -262,24 +287,31 @@ mod tests {
     #[test]
     fn a_guest_without_work_is_asked_to_stop_soon() {
         let plan = plan("--workload none --memory 32 --cmdline loglevel=trace").unwrap();
-        assert_eq!((plan.memory_mib, plan.maxmem_mib, plan.patience.as_secs()), (32, 32, 2));
-        assert!(plan.guests[0].cmdline.ends_with(" loglevel=trace"));
-        assert!(!plan.guests[0].cmdline.contains("workload"));
+        assert_eq!((plan.memory_mib, plan.maxmem_mib, plan.guests[0].patience.as_secs()), (32, 32, 2));
+        let cmdline = plan.guests[0].cmdline(Duration::from_secs(9));
+        assert!(cmdline.ends_with(" loglevel=trace") && !cmdline.contains("workload"), "{cmdline}");
     }
 
     #[test]
     fn several_guests_are_shifted_on_a_host_too_small_for_all() {
         let shifted = plan("--guests 4 --seconds 80").unwrap();
         assert_eq!((shifted.memory_mib, shifted.maxmem_mib), (64, 256));
-        assert!(shifted.host_memory_mib - DOM0_MIB < 4 * 160, "less than the loads at their height");
+        assert!(shifted.host_memory_mib < DOM0_MIB + 4 * 256, "less than all may have");
         for (number, guest) in shifted.guests.iter().enumerate() {
             assert_eq!(guest.name, format!("ebb-{}", number + 1));
-            let shift = format!(" workload.shift_s={} ", number * 20);
-            assert!(guest.cmdline.contains(&shift), "{}", guest.cmdline);
+            let shifted = |late, shift| {
+                let cmdline = guest.cmdline(Duration::from_secs(late));
+                assert!(cmdline.ends_with(&format!(" workload.shift_s={shift}")), "{cmdline}");
+            };
+            shifted(0, number * 20);
+            shifted(25, (number * 20).saturating_sub(25));
+            assert_eq!(guest.patience.as_secs(), 80 + number as u64 * 20 + 26);
         }
         let fixed = plan("--guests 4 --static --host-memory 1024").unwrap();
         assert_eq!((fixed.memory_mib, fixed.maxmem_mib, fixed.host_memory_mib), (256, 256, 1024));
-        assert!(fixed.guests.iter().all(|guest| guest.cmdline.ends_with("tmem.selfballooning=0")));
+        assert!(
+            fixed.guests.iter().all(|guest| guest.cmdline(Duration::ZERO).contains("tmem.selfballooning=0 "))
+        );
     }
 
     #[test]

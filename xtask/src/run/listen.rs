@@ -24,9 +24,11 @@ pub(super) enum Heard {
 pub(super) struct Listener {
     records: File,
     path: PathBuf,
+    /// When the guest was asked for, since the run began.
+    begun: Duration,
     pub(super) count: u64,
     pub(super) damaged: u64,
-    /// When it spoke first.
+    /// When it spoke first, since it was asked for.
     pub(super) first: Option<Duration>,
     /// It said that it obeys the toolstack.
     pub(super) ready: bool,
@@ -43,15 +45,15 @@ pub(super) struct Done {
 }
 
 impl Listener {
-    /// Begins a file for the records.
+    /// Begins a file for the records of a guest that was asked for at `begun`, since the run began.
     ///
     /// # Errors
     ///
     /// If it cannot be made.
-    pub(super) fn new(out: &Path, file: &str) -> Result<Self> {
+    pub(super) fn new(out: &Path, file: &str, begun: Duration) -> Result<Self> {
         let path = out.join(file);
         let records = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(Self { records, path, count: 0, damaged: 0, first: None, ready: false, done: None })
+        Ok(Self { records, path, begun, count: 0, damaged: 0, first: None, ready: false, done: None })
     }
 
     /// Where the records are kept.
@@ -67,7 +69,9 @@ impl Listener {
     pub(super) fn hear(&mut self, line: &Line) -> Result<Heard> {
         self.first.get_or_insert(line.at);
         if !line.is_record() {
-            return Ok(Heard::Text(line.shown()));
+            // People see text and figures on one clock.
+            let shown = Line { at: self.begun + line.at, bytes: line.bytes.clone() };
+            return Ok(Heard::Text(shown.shown()));
         }
         self.count += 1;
         let whole = [line.bytes.as_slice(), b"\n"].concat();
@@ -106,9 +110,9 @@ mod tests {
     fn lines_are_told_apart_and_records_kept() {
         let out = std::env::temp_dir().join(format!("ebb-listen-{}", std::process::id()));
         std::fs::create_dir_all(&out).unwrap();
-        let mut listener = Listener::new(&out, "records.log").unwrap();
+        let mut listener = Listener::new(&out, "records.log", Duration::from_secs(2)).unwrap();
         let line = |at, bytes: &[u8]| Line { at: Duration::from_millis(at), bytes: bytes.to_vec() };
-        assert_eq!(listener.hear(&line(5, b"hello")).unwrap(), Heard::Text("[    0.005] hello".into()));
+        assert_eq!(listener.hear(&line(5, b"hello")).unwrap(), Heard::Text("[    2.005] hello".into()));
         assert!(!listener.ready);
         let ready = record("ready", &[]);
         assert!(matches!(listener.hear(&line(6, &ready)).unwrap(), Heard::Record(_)));
@@ -123,6 +127,6 @@ mod tests {
         );
         assert_eq!(std::fs::read(listener.path()).unwrap().split(|byte| *byte == b'\n').count(), 4);
         std::fs::remove_dir_all(&out).unwrap();
-        assert!(Listener::new(&out, "records.log").is_err());
+        assert!(Listener::new(&out, "records.log", Duration::ZERO).is_err());
     }
 }

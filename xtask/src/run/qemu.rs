@@ -11,7 +11,7 @@ use crate::view::record::Recorder;
 use crate::{interrupt, setup};
 use anyhow::{Result, ensure};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Runs the guest to its end.
 ///
@@ -28,9 +28,11 @@ pub(super) fn run(
     ensure!(plan.module.is_none(), "a boot module needs Xen");
     setup::ensure_qemu()?;
     let mut end = End::default();
+    let mut patience = Duration::ZERO;
     for guest in &plan.guests {
+        patience = guest.patience;
         end.name.clone_from(&guest.name);
-        end.cmdline.clone_from(&guest.cmdline);
+        end.cmdline = guest.cmdline(Duration::ZERO);
     }
     let epoch = Instant::now();
     let mut guest = BareGuest::start(&BareConfig {
@@ -44,8 +46,8 @@ pub(super) fn run(
     let _registration = interrupt::on(guest.interrupter());
     end.logs.push(guest.log().to_path_buf());
     let mut recorder = Recorder::new(epoch, [end.name.clone()]);
-    let mut listener = Listener::new(out, "records.log")?;
-    let deadline = Instant::now() + READY_BOUND + plan.patience;
+    let mut listener = Listener::new(out, "records.log", Duration::ZERO)?;
+    let deadline = Instant::now() + READY_BOUND + patience;
     let ending = loop {
         match guest.next(deadline.min(Instant::now() + view.patience()))? {
             Event::Line(line) => match listener.hear(&line)? {

@@ -21,7 +21,7 @@ pub(super) struct Measured {
     /// The least memory that Xen said the guest had between its first word and its end; of several guests, the least
     /// that all had together while all of them ran.
     host_min_kib: Option<u64>,
-    /// The most.
+    /// The most, at any time.
     host_max_kib: Option<u64>,
     /// The same, as the guest says.
     guest_min_kib: Option<u64>,
@@ -160,7 +160,7 @@ impl Summary {
             workload: plan.workload,
             fixed: plan.fixed,
             sample_ms: plan.sample_ms,
-            cmdline: plan.guests.first().map(|guest| guest.cmdline.clone()).unwrap_or_default(),
+            cmdline: plan.guests.first().map(|guest| guest.cmdline(Duration::ZERO)).unwrap_or_default(),
             image_bytes: data.len(),
             records: 0,
             guests: Vec::new(),
@@ -233,9 +233,13 @@ impl Summary {
             lines.push(format!("{} did not end well ({}){why}", guest.name, guest.outcome));
         }
         let m = &self.measured;
-        if let (Some(least), Some(most)) = (m.host_min_kib, m.host_max_kib) {
-            let all = if self.guests.len() > 1 { "all guests" } else { "the guest" };
-            lines.push(format!("by the host's books {all} had {least} to {most} KiB"));
+        let all = if self.guests.len() > 1 { "the guests together" } else { "the guest" };
+        match (m.host_min_kib, m.host_max_kib) {
+            (Some(least), Some(most)) => {
+                lines.push(format!("by the host's books {all} had {least} to {most} KiB"));
+            }
+            (None, Some(most)) => lines.push(format!("by the host's books {all} had at most {most} KiB")),
+            (_, None) => {}
         }
         if let (Some(compared), Some(disagreements)) = (m.compared, m.disagreements) {
             lines.push(format!("guest and host disagree in {disagreements} of {compared} samples"));

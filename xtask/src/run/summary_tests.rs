@@ -10,14 +10,10 @@ fn plan(guests: usize) -> Plan {
         memory_mib: 64,
         maxmem_mib: 256,
         vcpus: 1,
-        patience: Duration::ZERO,
         sample_ms: 500,
         module: None,
         guests: (1..=guests)
-            .map(|number| super::super::args::GuestPlan {
-                name: format!("ebb-{number}"),
-                cmdline: String::new(),
-            })
+            .map(|number| super::super::args::GuestPlan::named(&format!("ebb-{number}")))
             .collect(),
     }
 }

@@ -122,6 +122,9 @@ fn show(
             },
             Ok(Message::Note(note)) => view.note(&note),
             Ok(Message::Ended(guest, end)) => {
+                if let Some(window) = &end.window {
+                    recorder.ended(guest, *window.end());
+                }
                 if let Some(slot) = ends.get_mut(guest) {
                     *slot = Some(*end);
                 }
@@ -142,25 +145,27 @@ fn start_all<'scope, 'env: 'scope>(
     stage: Stage<'env>,
     sender: &Sender<Message>,
 ) {
+    let begun = Instant::now();
     for (number, planned) in stage.plan.guests.iter().enumerate() {
+        let cmdline = planned.cmdline(begun.elapsed());
         let config = GuestConfig {
             name: planned.name.clone(),
             kernel: KERNEL.into(),
             ramdisk: stage.plan.module.as_ref().map(|_| MODULE.to_owned()),
-            cmdline: planned.cmdline.clone(),
+            cmdline: cmdline.clone(),
             memory_mib: stage.plan.memory_mib,
             maxmem_mib: stage.plan.maxmem_mib,
             vcpus: stage.plan.vcpus,
             extra: Vec::new(),
         };
-        let mut end = End { name: planned.name.clone(), cmdline: planned.cmdline.clone(), ..End::default() };
+        let mut end = End { name: planned.name.clone(), cmdline, ..End::default() };
         // Messages are sent for as long as somebody is there to read them; after that nobody needs them.
         match stage.session.create(&config) {
             Ok(guest) => {
                 let _ = sender.send(Message::Started(number, guest.domid()));
-                let sender = sender.clone();
+                let (sender, patience) = (sender.clone(), planned.patience);
                 scope.spawn(move || {
-                    let mut guest = Attended { stage, number, guest, sender };
+                    let mut guest = Attended { stage, number, guest, patience, sender };
                     if let Err(error) = guest.attend(&mut end) {
                         end.outcome = "lost".to_owned();
                         end.why = Some(format!("{error:#}"));
@@ -183,6 +188,7 @@ struct Attended<'r> {
     stage: Stage<'r>,
     number: usize,
     guest: Guest<'r>,
+    patience: Duration,
     sender: Sender<Message>,
 }
 
@@ -195,7 +201,11 @@ impl Attended<'_> {
         let only = self.stage.plan.guests.len() == 1;
         let file = |what: &str| if only { what.to_owned() } else { format!("{}-{what}", end.name) };
         let (records, state) = (file("records.log"), file("state.log"));
-        let mut listener = Listener::new(self.stage.out, &records)?;
+        let mut listener = Listener::new(
+            self.stage.out,
+            &records,
+            self.guest.begun().saturating_duration_since(self.stage.epoch),
+        )?;
         let mut asked = None;
         let mut deadline = Instant::now() + READY_BOUND;
         let mut ready = false;
@@ -210,7 +220,8 @@ impl Attended<'_> {
                     }
                     if listener.ready && !ready {
                         ready = true;
-                        deadline = Instant::now() + self.stage.plan.patience;
+                        self.raise_ceiling()?;
+                        deadline = Instant::now() + self.patience;
                     }
                 }
                 Event::Ended(ending) => break Some(ending),
@@ -241,6 +252,17 @@ impl Attended<'_> {
             end.logs.push(path);
         }
         Ok(())
+    }
+
+    /// Lets the guest grow to all that it may have. The toolstack's target begins at the memory of the start, and a guest
+    /// keeps below it; raised, it costs the host nothing until the guest asks.
+    fn raise_ceiling(&self) -> Result<()> {
+        let plan = self.stage.plan;
+        if plan.fixed || plan.memory_mib >= plan.maxmem_mib {
+            return Ok(());
+        }
+        let raise = format!("xl mem-set {} {}m", self.guest.domid(), plan.maxmem_mib);
+        self.stage.session.exec(&raise, LOOK_BOUND)?.success().context("the guest may not grow").map(drop)
     }
 
     /// What Xen knows of it.

@@ -11,6 +11,7 @@
 //! | `plan` | `cases`: how many were declared |
 //! | `begin` | `id`, `at_ns` (the guest's time) |
 //! | `end` | `id`, `outcome` (`pass`, `fail`, `skip`), `why` |
+//! | `progress` | anything: a long case is still at work |
 //! | `done` | `ran`: how many cases ended in this boot; `halts_skipped`: interrupts between `sti` and `hlt` |
 //! | `epitaph` | `what`, `message`, `frames` (function names, innermost first, separated by `;`), `cpu`, `others` and `stopped` (other CPUs, and how many of them stopped) |
 
@@ -168,6 +169,7 @@ impl Watch {
                 self.done = true;
                 self.deadline = Instant::now() + BOOT_BOUND;
             }
+            "progress" => self.deadline = Instant::now() + CASE_BOUND,
             "epitaph" => self.epitaph = Some(record),
             // Facts for other commands.
             _ => {}
@@ -192,6 +194,11 @@ impl Watch {
         }
         story + "\nlast lines of its console:\n" + &self.last_text.join("\n")
     }
+}
+
+/// What the guest's command line says of a soak of `soak_s` seconds.
+pub(crate) fn soak_option(soak_s: Option<u32>) -> String {
+    soak_s.map(|seconds| format!(" test.soak_s={seconds}")).unwrap_or_default()
 }
 
 /// Runs all cases of the image whose id contains `only` and, with `prefix` before it, `filter`.

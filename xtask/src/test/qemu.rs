@@ -23,7 +23,7 @@ struct Shape {
 }
 
 /// Ordinary; several CPUs; tiny, and with memory above 4 GiB.
-const SHAPES: [Shape; 12] = [
+const SHAPES: [Shape; 13] = [
     Shape { name: "", memory_mib: 64, vcpus: 1, only: None },
     Shape { name: "2-cpus/", memory_mib: 64, vcpus: 2, only: Some("smp.") },
     Shape { name: "4-cpus/", memory_mib: 64, vcpus: 4, only: Some("smp.") },
@@ -33,6 +33,7 @@ const SHAPES: [Shape; 12] = [
     Shape { name: "4-cpus/", memory_mib: 64, vcpus: 4, only: Some("percpu.") },
     Shape { name: "2-cpus/", memory_mib: 64, vcpus: 2, only: Some("paged.") },
     Shape { name: "4-cpus/", memory_mib: 64, vcpus: 4, only: Some("paged.") },
+    Shape { name: "4-cpus/", memory_mib: 64, vcpus: 4, only: Some("soak.") },
     Shape { name: "8-mib/", memory_mib: 8, vcpus: 1, only: Some("boot.") },
     Shape { name: "6-gib/", memory_mib: 6144, vcpus: 1, only: Some("boot.") },
     Shape { name: "8-cpus/", memory_mib: 64, vcpus: 8, only: Some("boot.") },
@@ -43,13 +44,18 @@ const SHAPES: [Shape; 12] = [
 /// # Errors
 ///
 /// If an image does not build or QEMU does not start.
-pub(crate) fn run(filter: Option<&str>, out: &Path, results: &mut Results) -> Result<()> {
+pub(crate) fn run(
+    filter: Option<&str>,
+    soak_s: Option<u32>,
+    out: &Path,
+    results: &mut Results,
+) -> Result<()> {
     let begun = Instant::now();
     setup::ensure_qemu()?;
     let Built { image: tests, debug, .. } = build::build(Image::GuestTests)?;
     fast_path::in_the_image(&debug, filter, results);
     for shape in &SHAPES {
-        let mut machine = Bare { shape, image: &tests, out, boots: 0 };
+        let mut machine = Bare { shape, image: &tests, out, soak: guest::soak_option(soak_s), boots: 0 };
         guest::run(Rung::Qemu, shape.name, &mut machine, shape.only, filter, results)?;
     }
     let id = "image.says_what_it_found_and_ends";
@@ -67,6 +73,7 @@ struct Bare<'i> {
     shape: &'i Shape,
     image: &'i Path,
     out: &'i Path,
+    soak: String,
     boots: u32,
 }
 
@@ -77,7 +84,7 @@ impl Guest for Bare<'_> {
             out: self.out.to_path_buf(),
             name: format!("qemu-{}{}", self.shape.name.replace('/', "-"), self.boots),
             kernel: self.image.to_path_buf(),
-            cmdline: cmdline.to_owned(),
+            cmdline: format!("{cmdline}{}", self.soak),
             memory_mib: self.shape.memory_mib,
             vcpus: self.shape.vcpus,
         })?;

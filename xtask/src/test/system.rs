@@ -109,7 +109,7 @@ pub(super) fn ends_as(mut guest: Guest<'_>, mut said: Said, wanted: Ending) -> R
 }
 
 fn the_guest_says_what_xl_says(session: &Session) -> Result<()> {
-    let (guest, said) = ready(session, "figures", "")?;
+    let (guest, said) = ready(session, "figures", "noselfballooning")?;
     let found = said.record("found").context("the guest did not say what it found")?;
     ensure!(found.number("domid") == Some(guest.domid().into()), "domid: {found:?}");
     ensure!(found.number("vcpus") == Some(1), "vcpus: {found:?}");
@@ -324,6 +324,7 @@ fn the_shell_obeys(session: &Session) -> Result<()> {
         ("printf '\\377\\000\\033[A\\036record x=1\\003dance\\n'", "\"dance\" is not a command"),
         ("head -c 20000 /dev/zero | tr '\\0' x; printf '\\n'", "this one was not obeyed"),
         ("printf 'help\\n'", "set NAME VALUE"),
+        ("printf 'set selfballoon.selfballoon_interval 7\\n'", "selfballoon_interval = 7 s"),
     ];
     for (typed, answer) in dialogue {
         said.text.clear();
@@ -333,6 +334,15 @@ fn the_shell_obeys(session: &Session) -> Result<()> {
             bail!("it ended as {ending:?} when {typed:?} was typed:\n{}", said.text);
         }
     }
+    // dom0 sees what was set here; the watch fires at each change, and at once.
+    let node = format!("/local/domain/{}/data/ebb/tunables/selfballoon/selfballoon_interval", guest.domid());
+    let wait = format!(
+        "mkfifo /run/shell; xenstore-watch {node} >/run/shell & watcher=$!; \
+         while read -r _; do [ \"$(xenstore-read {node} 2>/dev/null)\" = 7 ] && break; done </run/shell; \
+         kill $watcher; rm /run/shell; xenstore-read {node}"
+    );
+    let shown = session.exec(&wait, BOUND)?.success()?;
+    ensure!(shown.trim() == "7", "xenstore shows {shown:?}");
     guest.ask_to_shut_down()?;
     ends_as(guest, said, Ending::Poweroff).map(drop)
 }

@@ -3,11 +3,11 @@
 
 use super::guest::{self, End, Guest, Watch};
 use super::outcome::{Case, Outcome, Results, Rung};
-use super::{memory, system};
-use crate::build::{self, Image};
+use super::{elastic, system};
+use crate::build::{self, Built, Image};
 use crate::console::Event;
 use crate::setup;
-use crate::xen::{Ending, GuestConfig, HostConfig, Session};
+use crate::xen::{Ending, GuestConfig, HostConfig, Session, fate};
 use anyhow::Result;
 use std::path::Path;
 use std::time::Instant;
@@ -28,10 +28,11 @@ struct Shape {
 
 /// Ordinary; one vCPU and many; tiny; memory above 4 GiB; populate-on-demand, which a kernel that touches all its
 /// memory does not survive.
-const SHAPES: [Shape; 7] = [
+const SHAPES: [Shape; 8] = [
     Shape { name: "", memory_mib: 256, maxmem_mib: 256, vcpus: 2, only: None },
     Shape { name: "1-vcpu/", memory_mib: 32, maxmem_mib: 32, vcpus: 1, only: Some("boot.") },
     Shape { name: "4-vcpus/", memory_mib: 64, maxmem_mib: 64, vcpus: 4, only: Some("smp.") },
+    Shape { name: "4-vcpus/", memory_mib: 64, maxmem_mib: 64, vcpus: 4, only: Some("soak.") },
     Shape { name: "8-vcpus/", memory_mib: 32, maxmem_mib: 32, vcpus: 8, only: Some("boot.") },
     Shape { name: "8-mib/", memory_mib: 8, maxmem_mib: 8, vcpus: 1, only: Some("boot.") },
     Shape { name: "6-gib/", memory_mib: 6144, maxmem_mib: 6144, vcpus: 1, only: Some("boot.") },
@@ -52,14 +53,19 @@ const CONSOLES: usize = 8;
 /// # Errors
 ///
 /// If an image does not build, or Xen does not come up.
-pub(crate) fn run(filter: Option<&str>, out: &Path, results: &mut Results) -> Result<()> {
+pub(crate) fn run(
+    filter: Option<&str>,
+    soak_s: Option<u32>,
+    out: &Path,
+    results: &mut Results,
+) -> Result<()> {
     let kit = setup::ensure()?;
-    let tests = build::build(Image::GuestTests)?.image;
+    let tests = build::build(Image::GuestTests)?;
     let image = build::build(Image::Ebb)?.image;
     let begun = Instant::now();
     let largest = SHAPES.iter().map(|shape| shape.memory_mib).max().unwrap_or_default();
     let mut host = HostConfig::for_guests(out, largest, CONSOLES);
-    host.files.push((TESTS.into(), tests));
+    host.files.push((TESTS.into(), tests.image.clone()));
     host.files.push((IMAGE.into(), image));
     let session = Session::boot(&kit, &host)?;
     println!("xen    Xen {} is up after {:.1} s", kit.xen_version, session.ready_after().as_secs_f64());
@@ -68,11 +74,15 @@ pub(crate) fn run(filter: Option<&str>, out: &Path, results: &mut Results) -> Re
             filter.is_some_and(|filter| filter.contains(&format!("{}{only}", shape.name)))
         })
     };
-    for shape in SHAPES.iter().chain(WHEN_NAMED.iter().filter(named)) {
-        let mut domain = Domain { shape, session: &session, boots: 0 };
+    // What only a toolstack can ask needs none of these boots.
+    let of_toolstack = |filter: &str| filter.starts_with("system.") || filter.starts_with("elastic.");
+    let shapes = if filter.is_some_and(of_toolstack) { &[][..] } else { &SHAPES[..] };
+    for shape in shapes.iter().chain(WHEN_NAMED.iter().filter(named)) {
+        let mut domain =
+            Domain { shape, session: &session, tests: &tests, soak: guest::soak_option(soak_s), boots: 0 };
         guest::run(Rung::Xen, shape.name, &mut domain, shape.only, filter, results)?;
     }
-    let cases = system::CASES.iter().chain(memory::CASES);
+    let cases = system::CASES.iter().chain(elastic::CASES);
     for (id, ask) in cases.filter(|(id, _)| filter.is_none_or(|filter| id.contains(filter))) {
         let begun = Instant::now();
         let outcome = match ask(&session) {
@@ -91,6 +101,8 @@ pub(crate) fn run(filter: Option<&str>, out: &Path, results: &mut Results) -> Re
 struct Domain<'s> {
     shape: &'s Shape,
     session: &'s Session,
+    tests: &'s Built,
+    soak: String,
     boots: u32,
 }
 
@@ -101,7 +113,8 @@ impl Guest for Domain<'_> {
             name: format!("tests-{}{}", self.shape.name.replace('/', "-"), self.boots),
             kernel: TESTS.to_owned(),
             ramdisk: None,
-            cmdline: cmdline.to_owned(),
+            // The cases count frames: nobody else moves any.
+            cmdline: format!("tmem.selfballooning=0 {cmdline}{}", self.soak),
             memory_mib: self.shape.memory_mib,
             maxmem_mib: self.shape.maxmem_mib,
             vcpus: self.shape.vcpus,
@@ -112,7 +125,14 @@ impl Guest for Domain<'_> {
                 Event::Line(line) if watch.line(&line.bytes).is_break() => break End::Killed,
                 Event::Line(_) | Event::Interrupted => {}
                 Event::Ended(Ending::Poweroff) => break End::Stopped,
-                Event::Ended(other) => break End::Crashed(format!("{other:?}")),
+                Event::Ended(other) => {
+                    let log = std::fs::read(self.session.xen_log()).unwrap_or_default();
+                    let fate = fate::of(&String::from_utf8_lossy(&log), guest.domid(), Some(self.tests));
+                    break End::Crashed(format!(
+                        "{other:?}{}{fate}",
+                        if fate.is_empty() { "" } else { "; " }
+                    ));
+                }
                 Event::Deadline => break End::Killed,
             }
         };

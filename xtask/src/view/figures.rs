@@ -1,7 +1,7 @@
 //! What a run comes to in numbers.
 
 use super::agree::{self, Agreement};
-use super::timeline::{Timeline, Track};
+use super::timeline::{Free, Timeline, Track};
 use std::ops::RangeInclusive;
 
 /// The figures of one guest, or of all. What could not be taken is `None`.
@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 pub(crate) struct Figures {
     /// The least that Xen said it had, while it ran.
     pub(crate) host_min_kib: Option<u64>,
-    /// The most.
+    /// The most, at any time.
     pub(crate) host_max_kib: Option<u64>,
     /// The least that the guest said it had.
     pub(crate) guest_min_kib: Option<u64>,
@@ -21,15 +21,15 @@ pub(crate) struct Figures {
     pub(crate) disagreements: Option<u64>,
 }
 
-/// The figures of one guest that ran in `window`, from its first word to its end: before, its memory is being filled by
-/// the toolstack, and after, taken apart.
+/// The figures of one guest that ran in `window`, from its first word to its end: the least is of this time only, for
+/// before it the toolstack fills the guest's memory, and after it takes it apart.
 pub(crate) fn of(track: &Track, window: &RangeInclusive<u64>) -> Figures {
-    let host = track.host.iter().filter(|point| window.contains(&point.at_ms)).map(|point| point.kib);
+    let ran = track.host.iter().filter(|point| window.contains(&point.at_ms)).map(|point| point.kib);
     let guest = track.samples.iter().filter_map(|sample| sample.reservation_kib);
     let Agreement { compared, disagreements } = agree::compare(track);
     Figures {
-        host_min_kib: host.clone().min(),
-        host_max_kib: host.max(),
+        host_min_kib: ran.min(),
+        host_max_kib: track.host.iter().map(|point| point.kib).max(),
         guest_min_kib: guest.clone().min(),
         guest_max_kib: guest.max(),
         compared: (compared > 0).then_some(compared),
@@ -40,23 +40,21 @@ pub(crate) fn of(track: &Track, window: &RangeInclusive<u64>) -> Figures {
 /// The figures of all guests together, each in its window: the memory of all of them at once, as the host sees it and
 /// as they say. The least is of the time in which all of them ran, the most of any time.
 pub(crate) fn of_all(timeline: &Timeline, windows: &[RangeInclusive<u64>]) -> Figures {
-    let begun = windows.iter().map(|window| *window.start());
-    let ended = windows.iter().map(|window| *window.end());
-    let (Some(first), Some(all)) = (begun.clone().min(), begun.max()) else { return Figures::default() };
-    let (none, last) = (ended.clone().max().unwrap_or_default(), ended.min().unwrap_or_default());
-    let held = |range: RangeInclusive<u64>| {
-        let looks = timeline.free.iter().filter(move |free| range.contains(&free.at_ms));
-        looks.filter_map(|free| timeline.held_kib(free.own_ms))
-    };
+    let begun = windows.iter().map(|window| *window.start()).max();
+    let ended = windows.iter().map(|window| *window.end()).min();
+    let (Some(begun), Some(ended)) = (begun, ended) else { return Figures::default() };
+    let together_ms = begun..=ended;
+    let held = |free: &Free| Some((free.at_ms, timeline.held_kib(free.own_ms)?));
+    let held: Vec<(u64, u64)> = timeline.free.iter().filter_map(held).collect();
+    let together = |&&(at_ms, _): &&(u64, u64)| together_ms.contains(&at_ms);
     let said = said(timeline);
-    let together = said.iter().filter(|(at_ms, _)| (all..=last).contains(at_ms)).map(|(_, kib)| *kib);
     let each = timeline.guests.iter().map(agree::compare);
     let (compared, disagreements) =
         each.fold((0, 0), |sum, one| (sum.0 + one.compared, sum.1 + one.disagreements));
     Figures {
-        host_min_kib: held(all..=last).min(),
-        host_max_kib: held(first..=none).max(),
-        guest_min_kib: together.min(),
+        host_min_kib: held.iter().filter(together).map(|(_, kib)| *kib).min(),
+        host_max_kib: held.iter().map(|(_, kib)| *kib).max(),
+        guest_min_kib: said.iter().filter(together).map(|(_, kib)| *kib).min(),
         guest_max_kib: said.iter().map(|(_, kib)| *kib).max(),
         compared: (compared > 0).then_some(compared),
         disagreements: (compared > 0).then_some(disagreements),
@@ -86,7 +84,7 @@ fn said(timeline: &Timeline) -> Vec<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::timeline::{Free, GuestSample, HostPoint};
+    use super::super::timeline::{GuestSample, HostPoint};
     use super::*;
 
     fn track(host: &[(u64, u64)], guest: &[(u64, u64)]) -> Track {
@@ -104,9 +102,9 @@ mod tests {
     }
 
     #[test]
-    fn only_the_time_in_which_it_ran_counts() {
+    fn the_least_is_of_the_time_in_which_it_ran() {
         let track = track(
-            &[(0, 4), (500, 9000), (1000, 7000), (1500, 8000), (2000, 12)],
+            &[(0, 4), (400, 9000), (500, 8500), (1000, 7000), (1500, 8000), (2000, 12)],
             &[(900, 7000), (1100, 7100)],
         );
         let figures = of(&track, &(500..=1500));

@@ -105,6 +105,7 @@ impl Lines {
         let figures: Vec<String> = timeline
             .guests
             .iter()
+            .filter(|track| only || !timeline.is_gone(track))
             .filter_map(of)
             .map(|(track, figures)| if only { figures } else { format!("{:widest$}  {figures}", track.name) })
             .collect();

@@ -19,14 +19,17 @@ pub(crate) struct Recorder {
 struct Arrived {
     name: String,
     domid: Option<u32>,
+    ended_ms: Option<u64>,
     samples: Vec<(Reading, GuestSample)>,
 }
 
 impl Recorder {
     /// Nothing yet, of guests with these names. Time is counted from `epoch`.
     pub(crate) fn new(epoch: Instant, names: impl IntoIterator<Item = String>) -> Self {
-        let guests =
-            names.into_iter().map(|name| Arrived { name, domid: None, samples: Vec::new() }).collect();
+        let guests = names
+            .into_iter()
+            .map(|name| Arrived { name, domid: None, ended_ms: None, samples: Vec::new() })
+            .collect();
         Self { epoch, guests, host: Vec::new() }
     }
 
@@ -34,6 +37,13 @@ impl Recorder {
     pub(crate) fn started(&mut self, guest: usize, domid: u32) {
         if let Some(guest) = self.guests.get_mut(guest) {
             guest.domid = Some(domid);
+        }
+    }
+
+    /// Tells when a guest ended. What the host saw of it later is how it was taken apart, and is left out.
+    pub(crate) fn ended(&mut self, guest: usize, at_ms: u64) {
+        if let Some(guest) = self.guests.get_mut(guest) {
+            guest.ended_ms = Some(at_ms);
         }
     }
 
@@ -88,7 +98,9 @@ impl Arrived {
             let domain = sample.domain(self.domid?)?;
             Some(HostPoint { at_ms, own_ms, kib: domain.kib, max_kib: domain.max_kib })
         };
-        Track { name: self.name.clone(), samples, host: looks.iter().filter_map(point).collect() }
+        let alive = |point: &HostPoint| self.ended_ms.is_none_or(|ended| point.at_ms <= ended);
+        let host = looks.iter().filter_map(point).filter(alive).collect();
+        Track { name: self.name.clone(), samples, host }
     }
 }
 
@@ -158,6 +170,9 @@ mod tests {
             [(100, 300), (600, 310)]
         );
         assert_eq!(timeline.free.iter().map(|free| free.kib).collect::<Vec<_>>(), [700, 690]);
+        recorder.ended(0, 599);
+        assert_eq!(recorder.timeline().guests[0].host.len(), 1);
+        assert_eq!(recorder.timeline().free.len(), 2);
     }
 
     #[test]

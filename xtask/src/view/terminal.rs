@@ -139,7 +139,8 @@ fn title(timeline: &Timeline) -> String {
                 .join(" · ")
         }
         tracks => {
-            let held: u64 = tracks.iter().filter_map(|track| track.host.last()).map(|point| point.kib).sum();
+            let last = timeline.free.last().and_then(|free| timeline.held_kib(free.own_ms));
+            let held = last.unwrap_or_default();
             let capacity = timeline.capacity_kib().map(mib).unwrap_or_default();
             format!("{} guests · {:.0} of {capacity:.0} MiB", tracks.len(), mib(held))
         }

@@ -124,6 +124,12 @@ impl Timeline {
         self.free.iter().map(all).max()
     }
 
+    /// Whether a guest was not there any more, or not yet, when the host looked last.
+    pub(crate) fn is_gone(&self, track: &Track) -> bool {
+        let last = self.free.last().map(|free| free.own_ms);
+        last.is_some() && track.host.last().map(|point| point.own_ms) != last
+    }
+
     /// What all guests had in one look of the host's, known by dom0's clock; `None` if there was no guest.
     pub(crate) fn held_kib(&self, own_ms: u64) -> Option<u64> {
         let of = |track: &Track| {
@@ -171,6 +177,9 @@ mod tests {
         };
         assert_eq!(timeline.held_kib(3), Some(90));
         assert_eq!(timeline.held_kib(1), None);
+        assert!(!timeline.is_gone(&timeline.guests[0]));
+        assert!(timeline.is_gone(&guest(vec![point(2, 30)])), "it was there before");
+        assert!(!Timeline::default().is_gone(&Track::default()), "nobody looked");
         assert_eq!(timeline.capacity_kib(), Some(102));
         assert_eq!(timeline.end_ms(), 3);
         assert_eq!(Timeline::default().capacity_kib(), None);

@@ -4,6 +4,7 @@ use super::agent::{Agent, Output, Reply};
 use super::guest::{Guest, GuestConfig, Sink};
 use super::initramfs;
 use super::memory::{self, Look};
+use super::nested;
 use super::ports::Listeners;
 use crate::qemu::{self, Accelerator, Qemu};
 use crate::setup::Kit;
@@ -29,6 +30,8 @@ const CONNECT_BOUND: Duration = Duration::from_secs(30);
 const BOOT_BOUND: Duration = Duration::from_secs(180);
 /// How long powering off may take.
 const OFF_BOUND: Duration = Duration::from_secs(60);
+/// How long a look at what Xen knows may take.
+const LOOK_BOUND: Duration = Duration::from_secs(60);
 /// Xen's and dom0's console in the output directory.
 const XEN_LOG: &str = "xen.log";
 /// QEMU's own messages there.
@@ -79,7 +82,7 @@ pub(crate) struct Session {
     shared: Arc<Shared>,
     qemu: Mutex<Qemu>,
     // Removed when the machine is gone.
-    _work: Work,
+    work: Work,
     consoles: Mutex<Vec<Console>>,
     memory: Mutex<Option<UnixStream>>,
     memory_port: usize,
@@ -133,6 +136,7 @@ impl Session {
         let accelerator = Accelerator::detect();
         let mut words = words(config);
         words.extend(listeners.words());
+        words.extend(nested::words());
         let mut qemu = Qemu::start(accelerator, &words, &work.0, &out.join(QEMU_LOG), |_| {})?;
 
         let (sender, events) = mpsc::channel();
@@ -178,7 +182,7 @@ impl Session {
         Ok(Self {
             shared,
             qemu: Mutex::new(qemu),
-            _work: work,
+            work,
             consoles: Mutex::new(consoles),
             memory: Mutex::new(Some(memory)),
             memory_port: config.guests + 1,
@@ -197,6 +201,11 @@ impl Session {
         self.accelerator
     }
 
+    /// The processor time that the whole machine has used so far; `None` where this system does not tell.
+    pub(crate) fn cpu_time(&self) -> Option<Duration> {
+        self.qemu.lock().unwrap_or_else(PoisonError::into_inner).cpu_time()
+    }
+
     /// The log of Xen's and dom0's console.
     pub(crate) fn xen_log(&self) -> PathBuf {
         self.shared.out.join(XEN_LOG)
@@ -209,6 +218,20 @@ impl Session {
     /// If dom0 is gone or the command does not end within the bound. A command that fails is not an error.
     pub(crate) fn exec(&self, command: &str, bound: Duration) -> Result<Output> {
         self.shared.agent.exec(command, bound)
+    }
+
+    /// How many pieces of 2 MiB of a guest Xen has mapped whole, or `None` if this Xen does not say where its tables
+    /// are. The guest should not move memory meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// If dom0 is gone, or QEMU does not show its memory.
+    pub(crate) fn superpages(&self, domid: u32) -> Result<Option<u64>> {
+        let look = "xl dmesg -c >/dev/null; xl debug-keys v; xl dmesg";
+        let printed = self.exec(look, LOOK_BOUND)?.success()?;
+        let Some(root) = nested::Root::find(&printed, domid) else { return Ok(None) };
+        let mut control = nested::Control::connect(&self.work.0)?;
+        root.superpages(|table| control.page(table)).map(Some)
     }
 
     /// How much memory each domain has, as Xen accounts it.

@@ -15,6 +15,8 @@ pub struct Populated {
     pub usable: Frames,
     /// Frames that left the balloon: the usable ones, and those in limbo.
     pub returned: Frames,
+    /// Extents that came as such, and not in pieces.
+    pub extents: usize,
     /// Why some are still in the balloon, if any are.
     pub stopped: Option<Stop>,
 }
@@ -49,6 +51,7 @@ impl<P: MemoryOps + HvmOps, D: DirectMap, L: LockKind> Exchange<'_, '_, P, D, L>
         }
         let order = lot.order();
         let done = self.increase(order, lot.list());
+        populated.extents = done;
         let counter = if order == Order::FRAME {
             &self.counters.populated_frames
         } else {

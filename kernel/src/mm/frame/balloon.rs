@@ -31,7 +31,8 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
         })
     }
 
-    /// Takes a free frame, from the block that has the fewest: the frames that no whole block will miss.
+    /// Takes a free frame: from a block of which a part is in the balloon already, or else from the block that has
+    /// the fewest. No whole block will miss them, and few blocks are broken for the hypervisor.
     #[must_use]
     pub fn take_frame_for_balloon(&self, prefer: Contents) -> Option<Extent> {
         self.take_for_balloon(Order::FRAME, |buddy| buddy.take_least(prefer == Contents::Zero))

@@ -159,8 +159,15 @@ impl<'m> Buddy<'m> {
         let class =
             if least(Class::Pinned) <= least(Class::Movable) { Class::Pinned } else { Class::Movable };
         let list = least(class);
-        let block =
-            if list < PARTIAL { self.heads[class as usize * 64 + list] } else { self.choose_whole(zero)? };
+        // A block that has frames in the balloon already can take more of them without another becoming one.
+        let beside = self.blocks.get(self.some_deposited as usize).is_some_and(|block| block.free > 0);
+        let block = if beside {
+            self.some_deposited
+        } else if list < PARTIAL {
+            self.heads[class as usize * 64 + list]
+        } else {
+            self.choose_whole(zero)?
+        };
         self.take_from(block, 0, Class::Movable, zero)
     }
 

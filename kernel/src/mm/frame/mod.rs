@@ -41,7 +41,7 @@ mod token;
 mod validate;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 

@@ -14,7 +14,7 @@ use crate::smp::Flush;
 use crate::units::{Gfn, Order};
 
 /// Single frames in a batch.
-const FRAMES: usize = 64;
+const FRAMES: usize = 512;
 /// Tables in a batch.
 const TABLES: usize = 32;
 

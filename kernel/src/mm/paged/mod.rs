@@ -17,7 +17,8 @@
 //! | `migrate.rs` | moving pages to other frames |
 //! | `scan.rs` | active and inactive pages |
 //! | `commit.rs` | promises and their limit |
-//! | `memory.rs` | the seam to page tables and frames: all `unsafe` |
+//! | `memory.rs` | the seam to page tables and frames: all `unsafe` but the allocator's |
+//! | [`heap`] | an allocator for collections over it |
 //!
 //! **Locks.** A slot's lock is held with interrupts off for at most one look through its table; no other lock is taken
 //! under it but the frame allocator's, and nothing waits for other CPUs under it. TLB shootdowns happen with no lock
@@ -37,6 +38,7 @@ mod commit;
 mod entry;
 mod error;
 mod fault;
+pub mod heap;
 mod memory;
 mod migrate;
 mod place;
@@ -45,6 +47,11 @@ mod scan;
 mod slot;
 mod stats;
 mod validate;
+
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
+mod tests;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -66,7 +73,7 @@ pub use self::entry::SwapEntry;
 pub use self::error::{CommitError, FaultError, MigrateError, OutsideRegion, PopulateError, ReserveError};
 pub use self::fault::{Context, Served, Shortage};
 pub use self::memory::{Mmu, Words};
-pub use self::region::{Charge, Region};
+pub use self::region::{Charge, Mask, Region};
 pub use self::scan::Scanned;
 pub use self::stats::Stats;
 pub use self::validate::Inconsistency;

@@ -41,7 +41,7 @@ impl Settings {
     /// Limited to `limit`; three quarters of a page; 6 %.
     #[must_use]
     pub const fn new(limit: Frames) -> Self {
-        Self { limit, most_bytes: FRAME_SIZE / 4 * 3, overhead_percent: 6, slides: 32 }
+        Self { limit, most_bytes: FRAME_SIZE / 4 * 3, overhead_percent: 6, slides: 64 }
     }
 
     /// Limited to this share, in hundredths, of `all`.

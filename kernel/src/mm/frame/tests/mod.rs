@@ -14,7 +14,7 @@ use super::*;
 use crate::units::FrameRange;
 
 /// Metadata that lives as long as a test.
-pub(super) struct Memory {
+pub(crate) struct Memory {
     entries: Vec<Entry>,
     blocks: Vec<Block>,
     magazines: Vec<Magazine>,
@@ -33,7 +33,7 @@ impl Memory {
     }
 
     /// Whole blocks from frame 0.
-    pub(super) fn of_blocks(blocks: u64, cpus: usize) -> Self {
+    pub(crate) fn of_blocks(blocks: u64, cpus: usize) -> Self {
         Self::new(&[range(0, blocks * 512)], cpus)
     }
 
@@ -45,7 +45,7 @@ impl Memory {
         self.build(reserved, id)
     }
 
-    pub(super) fn build<L: LockKind<Gate = SharedGate>>(
+    pub(crate) fn build<L: LockKind<Gate = SharedGate>>(
         &mut self,
         reserved: &[FrameRange],
         id: u16,
@@ -58,7 +58,7 @@ impl Memory {
 }
 
 /// The host's own mutex: more threads than processors on a fair spin lock would wait for the scheduler at every turn.
-pub(super) enum HostLocks {}
+pub(crate) enum HostLocks {}
 
 impl LockKind for HostLocks {
     type Of<T: Send> = std::sync::Mutex<T>;
@@ -75,7 +75,7 @@ impl<T> Exclusive<T> for std::sync::Mutex<T> {
     }
 }
 
-pub(super) fn range(first: u64, count: u64) -> FrameRange {
+pub(crate) fn range(first: u64, count: u64) -> FrameRange {
     FrameRange::new(Gfn::new(first), Gfn::new(first + count))
 }
 
@@ -94,21 +94,21 @@ pub(super) fn paged() -> Request {
 }
 
 /// A small generator for traces that must be the same on every run (xorshift64*).
-pub(super) struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.max(1))
     }
 
-    pub(super) fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
 
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         (self.next() >> 16) % bound
     }
 }

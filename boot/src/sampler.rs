@@ -1,0 +1,61 @@
+//! A record every so often of what this guest's memory and its application are doing.
+
+use alloc::boxed::Box;
+use ebb::task::{Next, Worker};
+use ebb::units::Frames;
+use ebb_boot::{Kernel, Machine, elastic, report};
+use workload::{Phase, Progress};
+
+/// Milliseconds between two samples, unless the command line says otherwise.
+pub(crate) const PERIOD_MS: u64 = 500;
+
+/// What the application says of itself. Of no application, nothing.
+pub(crate) static PROGRESS: Progress = Progress::new();
+
+/// Begins, and goes on for ever.
+pub(crate) fn start(machine: &'static Machine, period_ms: u64) {
+    let period_ns = period_ms * 1_000_000;
+    let mut due_ns = machine.cpus().now_ns();
+    let boot_ns = machine.domain().map_or(0, ebb_boot::Domain::boot_ns);
+    let sample = move || {
+        tell(machine, boot_ns);
+        let now_ns = machine.cpus().now_ns();
+        // On the grid of the first: samples that come late do not put off the ones after them.
+        due_ns += (now_ns.saturating_sub(due_ns) / period_ns + 1) * period_ns;
+        Next::After(due_ns.saturating_sub(now_ns))
+    };
+    match Worker::spawn(Kernel, "samples", sample) {
+        Ok(worker) => {
+            worker.run_now();
+            // It lives as long as the machine.
+            Box::leak(Box::new(worker));
+        }
+        Err(error) => log::error!("there are no samples: {error}"),
+    }
+}
+
+/// Writes one record.
+fn tell(machine: &Machine, boot_ns: u64) {
+    let figures = elastic::figures(machine);
+    let at_ns = machine.cpus().now_ns().saturating_sub(boot_ns);
+    let application = PROGRESS.snapshot();
+    let kib = |frames: Frames| frames.to_kib().get();
+    let phase: Phase = application.phase;
+    report(
+        "sample",
+        &[
+            ("t_ms", &(at_ns / 1_000_000)),
+            ("committed_kib", &kib(figures.committed)),
+            ("reservation_kib", &kib(figures.reservation)),
+            ("target_kib", &kib(figures.target)),
+            ("free_kib", &kib(figures.free)),
+            ("resident_kib", &kib(figures.resident)),
+            ("swapped_kib", &kib(figures.swapped)),
+            ("work", &application.work),
+            ("errors", &application.errors),
+            ("phase", &phase.word()),
+            ("live_kib", &application.live_kib),
+            ("refused", &application.refused),
+        ],
+    );
+}

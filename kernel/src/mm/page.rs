@@ -1,0 +1,128 @@
+//! A frame lent to somebody who copies it away or fills it: the proof that nobody else is using it.
+//!
+//! Storing a page elsewhere (in the hypervisor, in a compressed pool) reads a whole frame, and fetching it back writes
+//! one. Neither may happen while a mapping of the frame is being used, a device works on it, or the frame is a hole.
+//! [`Page`] is the one way to name a frame to code that does this; whoever makes one says why that is true, and the
+//! borrow keeps it true.
+#![expect(unsafe_code, reason = "whoever lends a frame promises that nobody else uses it")]
+
+use core::fmt;
+use core::sync::atomic::Ordering;
+
+use super::frame::Extent;
+use super::paged::{Mmu, Words};
+use crate::port::{PageKey, PoolId, TmemOps};
+use crate::units::{Gfn, Order};
+use xen_abi::Errno;
+
+/// One frame of ordinary, writable memory of this guest that nobody else reads or writes while this value lives.
+///
+/// The words are atomics because a hypervisor may be the one that fills the frame: no reference to plain memory lives
+/// through its call. A shared borrow of the page is enough to copy it away; to fill it takes an exclusive one.
+pub struct Page<'a> {
+    frame: Gfn,
+    words: &'a Words,
+}
+
+impl<'a> Page<'a> {
+    /// The page in `frame`, which the guest sees as `words`.
+    ///
+    /// # Safety
+    ///
+    /// For `'a`: `words` is the memory of `frame`; that is RAM of this domain, populated, writable, and no mapping of
+    /// another domain's; nothing but this value reads or writes it: no mapping that could be used, no device, no other
+    /// `Page`; and it does not leave the domain.
+    #[must_use]
+    pub const unsafe fn new(frame: Gfn, words: &'a Words) -> Self {
+        Self { frame, words }
+    }
+
+    /// The page of an extent of one frame, which is lent for as long; `None` if the extent is larger.
+    #[must_use]
+    pub fn of<M: Mmu>(extent: &'a mut Extent, mmu: &'a M) -> Option<Self> {
+        let frame = (extent.order() == Order::FRAME).then_some(extent.first())?;
+        // SAFETY: the token says that the frame is allocated memory of ours, and is borrowed exclusively: who holds it
+        // holds the frame, and nobody who has put objects there lends the token meanwhile.
+        let words = unsafe { mmu.words(frame) };
+        // SAFETY: as above; a frame in the hands of an owner is neither a hole nor on its way out.
+        Some(unsafe { Self::new(frame, words) })
+    }
+
+    /// The frame.
+    #[must_use]
+    pub const fn frame(&self) -> Gfn {
+        self.frame
+    }
+
+    /// The contents. To write through this shared view is for the holder of an exclusive borrow: see
+    /// [`words_mut`](Self::words_mut).
+    #[must_use]
+    pub const fn words(&self) -> &Words {
+        self.words
+    }
+
+    /// The contents, to be filled.
+    pub const fn words_mut(&mut self) -> &Words {
+        self.words
+    }
+
+    /// The word that the page consists of, if it consists of one.
+    #[must_use]
+    pub fn same_filled(&self) -> Option<u64> {
+        let (first, rest) = self.words.split_first()?;
+        let value = first.load(Ordering::Relaxed);
+        rest.iter().all(|word| word.load(Ordering::Relaxed) == value).then_some(value)
+    }
+
+    /// Has tmem copy the page. The answer is the hypervisor's: see [`TmemOps::put`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn copy_out<T: TmemOps>(&self, tmem: &T, pool: PoolId, key: PageKey) -> Result<u64, Errno> {
+        // SAFETY: ordinary memory of ours; nobody writes to it while the page is borrowed.
+        unsafe { tmem.put(pool, key, self.frame) }
+    }
+
+    /// Has tmem fill the page. The answer is the hypervisor's: see [`TmemOps::get`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn copy_in<T: TmemOps>(&mut self, tmem: &T, pool: PoolId, key: PageKey) -> Result<u64, Errno> {
+        // SAFETY: ordinary, writable memory of ours, borrowed exclusively; the words are atomics, so that no
+        // reference to plain contents lives through the call.
+        unsafe { tmem.get(pool, key, self.frame) }
+    }
+
+    /// Fills the page with a word.
+    pub fn fill(&mut self, value: u64) {
+        for word in self.words_mut() {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+}
+
+impl fmt::Debug for Page<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Page").field(&self.frame).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::sync::atomic::AtomicU64;
+
+    #[test]
+    fn a_page_knows_whether_it_is_one_word() {
+        let words: Words = [const { AtomicU64::new(7) }; 512];
+        // SAFETY: memory of this test alone, which stands for a frame that no hypervisor is told of.
+        let mut page = unsafe { Page::new(Gfn::new(3), &words) };
+        assert_eq!((page.frame(), page.same_filled()), (Gfn::new(3), Some(7)));
+        page.words()[511].store(8, Ordering::Relaxed);
+        assert_eq!(page.same_filled(), None);
+        page.fill(0);
+        assert_eq!(page.same_filled(), Some(0));
+    }
+}

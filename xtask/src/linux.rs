@@ -1,0 +1,63 @@
+//! The Linux that Ebb is measured beside: the distribution's own kernel as a PVH guest, with an initramfs of a busybox
+//! and one script.
+//!
+//! The kernel is the one that the kit has for dom0. Xen's balloon driver is built into it, and obeys its target in
+//! sysfs.
+
+use crate::cpio::Archive;
+use crate::setup::Kit;
+use crate::xen::initramfs;
+use anyhow::{Context, Result};
+use std::path::Path;
+
+/// What it runs first; it tells the protocol.
+const INIT: &[u8] = include_bytes!("linux-init.sh");
+
+/// The kernel's words: the distribution's defaults, but for the console and what runs first.
+pub(crate) const CMDLINE: &str = "console=hvc0 loglevel=0 panic=-1 rdinit=/init";
+/// More of them, for a Linux without what only costs time in a comparison.
+pub(crate) const FAST: &str =
+    "mitigations=off rodata=off audit=0 apparmor=0 selinux=0 cryptomgr.notests=1 tsc=reliable";
+
+/// Writes its initramfs.
+///
+/// # Errors
+///
+/// If the kit has no busybox, or the file cannot be written.
+pub(crate) fn write_initramfs(kit: &Kit, to: &Path) -> Result<()> {
+    let busybox = initramfs::find_busybox(&kit.xen.with_file_name("root"))?;
+    let busybox = std::fs::read(&busybox).with_context(|| format!("cannot read {}", busybox.display()))?;
+    std::fs::write(to, archive(&busybox)?).with_context(|| format!("cannot write {}", to.display()))
+}
+
+fn archive(busybox: &[u8]) -> Result<Vec<u8>> {
+    let mut archive = Archive::new(Vec::new());
+    for directory in ["bin", "dev", "memory", "proc", "sys"] {
+        archive.directory(directory)?;
+    }
+    archive.file("bin/busybox", 0o755, busybox)?;
+    archive.file("init", 0o755, INIT)?;
+    Ok(archive.finish()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_script_is_a_script() {
+        let path = crate::paths::workspace().join("xtask/src/linux-init.sh");
+        let status = std::process::Command::new("sh").arg("-n").arg(&path).status().unwrap();
+        assert!(status.success());
+    }
+
+    #[test]
+    fn the_archive_has_what_the_kernel_starts() {
+        let bytes = archive(b"a busybox").unwrap();
+        let text = String::from_utf8_lossy(&bytes);
+        for name in ["bin/busybox\0", "init\0", "memory\0", "TRAILER!!!\0"] {
+            assert!(text.contains(name), "{name:?}");
+        }
+        assert!(text.contains("#!/bin/busybox sh"));
+    }
+}

@@ -1,0 +1,90 @@
+//! What Xen's log says of a guest that Xen ended.
+//!
+//! A guest that faults while it delivers a double fault gets a *triple fault*: no code of its own runs any more, so it
+//! has no epitaph, and the toolstack only sees a reboot. But Xen prints the registers of the vCPU first, whenever it
+//! ends a domain for something that a vCPU did.
+
+use crate::build::Built;
+use std::fmt::Write;
+
+/// What begins each of Xen's lines.
+const XEN: &str = "(XEN) ";
+/// What begins its lines about a guest that is being built.
+const NEXT_GUEST: &str = "(XEN) HVM";
+/// Xen prints fewer lines than this about one vCPU.
+const MOST_LINES: usize = 40;
+
+/// Why Xen ended domain `domid`, and the registers of the vCPU that was the reason, with the name of the function that
+/// it was in if `built` is its image. Empty if Xen did not say that it was its own doing.
+pub(crate) fn of(log: &str, domid: u32, built: Option<&Built>) -> String {
+    let (vcpu, domain) = (format!("d{domid}v"), format!("Domain {domid} (vcpu#"));
+    let reason = |line: &&str| {
+        let said = line.strip_prefix(XEN).unwrap_or_default();
+        (said.starts_with(&vcpu) && said.contains("Triple fault")) || said.starts_with(&domain)
+    };
+    let mut lines = log.lines().skip_while(|line| !reason(line)).peekable();
+    if lines.peek().is_none() {
+        return String::new();
+    }
+    let mut text = String::from("Xen's log:");
+    // What comes next there is about something else.
+    let about_it = |line: &&str| line.starts_with(XEN) && !line.starts_with(NEXT_GUEST);
+    for line in lines.take_while(about_it).take(MOST_LINES) {
+        let _ = write!(text, "\n{line}");
+        if let Some(function) = instruction(line).and_then(|address| built?.function_at(address)) {
+            let _ = write!(text, "  {function}");
+        }
+    }
+    text
+}
+
+/// The address in a line like `(XEN) RIP:    0010:[<ffffffff80123456>]`.
+fn instruction(line: &str) -> Option<u64> {
+    let (_, rest) = line.strip_prefix(XEN)?.split_once("RIP:")?.1.split_once("[<")?;
+    u64::from_str_radix(rest.split_once(">]")?.0, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: &str = "(XEN) HVM3 restore: CPU 0\n\
+        (d3) [    0.000204] info: ebb 0.1.0\n\
+        (XEN) d3v1 Triple fault - invoking HVM shutdown action 1\n\
+        (XEN) *** Dumping Dom3 vcpu#1 state: ***\n\
+        (XEN) ----[ Xen-4.17.7  x86_64  debug=n  Not tainted ]----\n\
+        (XEN) RIP:    0008:[<ffffffff80123456>]\n\
+        (XEN) cr3: 0000000003a1b000   cr2: fffffffff0000000\n\
+        (XEN) HVM4 restore: CPU 0\n\
+        (XEN) domain_crash called from p2m-pod.c:1271\n\
+        (XEN) Domain 4 (vcpu#0) crashed on cpu#1:\n\
+        (XEN) RFLAGS: 0000000000000002   CONTEXT: hvm guest (d4v0)\n\
+        [   12.0] something of dom0\n";
+
+    #[test]
+    fn a_triple_fault_is_found_with_its_registers() {
+        let text = of(LOG, 3, None);
+        assert!(text.starts_with("Xen's log:\n(XEN) d3v1 Triple fault"), "{text}");
+        assert!(text.ends_with("cr2: fffffffff0000000"), "{text}");
+    }
+
+    #[test]
+    fn so_is_a_crash_of_another_kind() {
+        let text = of(LOG, 4, None);
+        assert!(text.starts_with("Xen's log:\n(XEN) Domain 4 (vcpu#0) crashed"), "{text}");
+        assert!(text.ends_with("hvm guest (d4v0)"), "{text}");
+    }
+
+    #[test]
+    fn a_guest_that_ended_by_itself_has_none() {
+        assert_eq!(of(LOG, 5, None), "");
+        assert_eq!(of("", 3, None), "");
+    }
+
+    #[test]
+    fn the_instruction_is_read() {
+        assert_eq!(instruction("(XEN) RIP:    0008:[<ffffffff80123456>]"), Some(0xFFFF_FFFF_8012_3456));
+        assert_eq!(instruction("(XEN) RIP:    0008:[<zz>]"), None);
+        assert_eq!(instruction("RIP:    0008:[<ffffffff80123456>]"), None);
+    }
+}
