@@ -23,14 +23,18 @@ pub fn detect(page: &Page) -> Option<u64> {
     let word = u64::from_ne_bytes(*words.first()?);
     for step in steps {
         // Neither a decision nor a chain inside, so that the processor may do much at a time.
-        let mut differ = [0; LANES];
+        let (mut ones, mut zeros) = ([0; LANES], [u64::MAX; LANES]);
         let (parts, _) = step.as_chunks::<LANES>();
         for part in parts {
-            for (lane, other) in differ.iter_mut().zip(part) {
-                *lane |= u64::from_ne_bytes(*other) ^ word;
+            for (lane, other) in part.iter().enumerate() {
+                ones[lane] |= u64::from_ne_bytes(*other);
+                zeros[lane] &= u64::from_ne_bytes(*other);
             }
         }
-        if differ.iter().fold(0, |all, lane| all | lane) != 0 {
+        // Bits that are set somewhere and clear somewhere, or never as in the word.
+        let differ =
+            ones.iter().zip(zeros).fold(0, |all, (ones, zeros)| all | (ones ^ zeros) | (ones ^ word));
+        if differ != 0 {
             return None;
         }
     }
