@@ -119,3 +119,84 @@ where
         unsafe { &mut *(self.place)(frame.0.first()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mm::frame::{Block, Config, Entry, Layout, Magazine, Metadata, TicketLocks};
+    use crate::swap::pool::{Config as PoolConfig, Pool, Refused, Settings};
+    use crate::units::{FrameRange, Frames};
+    use percpu::CpuId;
+    use percpu::host::Machine;
+    use std::boxed::Box;
+    use std::sync::OnceLock;
+    use std::vec::Vec;
+
+    const MEMORY: u64 = 512;
+
+    /// Where the test's memory is.
+    static BASE: OnceLock<usize> = OnceLock::new();
+
+    fn place(frame: Gfn) -> *mut FrameBytes {
+        let base = BASE.get_or_init(|| {
+            // One more than needed, to begin at a multiple of their size.
+            let memory = std::vec![[0_u8; FRAME_SIZE]; MEMORY as usize + 1].leak();
+            memory.as_mut_ptr().expose_provenance().next_multiple_of(FRAME_SIZE)
+        });
+        core::ptr::with_exposed_provenance_mut::<FrameBytes>(base + frame.get() as usize * FRAME_SIZE)
+    }
+
+    fn allocator() -> &'static FrameAllocator<'static, TicketLocks> {
+        let memory = [FrameRange::new(Gfn::new(0), Gfn::new(MEMORY))];
+        let layout = Layout::for_map(&memory).unwrap();
+        let entries: Vec<_> = (0..layout.entries()).map(|_| Entry::unused()).collect();
+        let blocks: Vec<_> = (0..layout.blocks()).map(|_| Block::new()).collect();
+        let magazines: Vec<_> = (0..2).map(|_| Magazine::new()).collect();
+        let metadata =
+            Metadata { entries: entries.leak(), blocks: blocks.leak(), magazines: magazines.leak() };
+        let config = Config { memory: &memory, reserved: &[], id: 0 };
+        Box::leak(Box::new(FrameAllocator::new(config, metadata).unwrap()))
+    }
+
+    #[test]
+    fn a_pool_lives_in_frames_of_the_allocator_to_the_last_one() {
+        let host = Machine::new(1);
+        let _cpu = host.enter(CpuId::BOOT);
+        let frames = allocator();
+        let before = frames.stats().free;
+        // SAFETY: the frames are those of an array that is never freed, and that nobody else uses.
+        let direct = unsafe { DirectFrames::new(frames, host, place) };
+        let capacity = Frames::new(2 * MEMORY);
+        let settings = Settings::new(capacity);
+        let pool =
+            Pool::new(&direct, host, PoolConfig { capacity, shards: 1, checksum: true, settings }).unwrap();
+        let page = |n: u64| {
+            let mut page = [0; FRAME_SIZE];
+            for (at, byte) in page[..2000].iter_mut().enumerate() {
+                *byte = (n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (at % 57)) as u8
+                    ^ (at as u8).wrapping_mul(n as u8);
+            }
+            page
+        };
+        let mut handles = Vec::new();
+        let refused = loop {
+            match pool.store(&page(handles.len() as u64)) {
+                Ok(handle) => handles.push(handle),
+                Err(refused) => break refused,
+            }
+        };
+        assert_eq!((refused, frames.stats().free), (Refused::NoFrame, Frames::ZERO), "the reserve, too");
+        assert!(pool.frames().0 == before && handles.len() as u64 > MEMORY);
+        pool.validate().unwrap();
+        let mut back = [0; FRAME_SIZE];
+        for (n, handle) in handles.into_iter().enumerate() {
+            pool.load(handle, &mut back).unwrap();
+            assert!(back == page(n as u64));
+            pool.free(handle).unwrap();
+        }
+        drop(pool);
+        frames.drain(VcpuId::new(0));
+        assert_eq!(frames.stats().free, before);
+        frames.validate().unwrap();
+    }
+}
