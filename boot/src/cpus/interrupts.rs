@@ -229,7 +229,7 @@ pub(crate) fn timer() {
     }
     let next_ns = earliest(local);
     if next_ns < local.armed_ns.load(Ordering::Relaxed) {
-        rearm(local);
+        rearm_or_soon(local);
     }
 }
 
@@ -243,6 +243,23 @@ fn rearm(local: &Local) -> bool {
     let next_ns = earliest(local);
     local.armed_ns.store(next_ns, Ordering::Relaxed);
     set_timer((next_ns != u64::MAX).then_some(next_ns))
+}
+
+/// As [`rearm`], for callers that have no other way to see to a deadline that has passed meanwhile: then the interrupt
+/// comes soon. The hypervisor refuses a time that is past, and the deadlines would stand with nothing to serve them.
+fn rearm_or_soon(local: &Local) {
+    /// The first try, and how often it is doubled: to more than a second.
+    const SOON_NS: u64 = 20_000;
+    const DOUBLED: u32 = 16;
+    if rearm(local) || CARRIER.get().is_none() {
+        return;
+    }
+    // A processor that the host has put aside between the look at the clock and the call is late again.
+    let _ = (0..=DOUBLED).any(|doubled| {
+        let soon_ns = now_ns().saturating_add(SOON_NS << doubled);
+        local.armed_ns.store(soon_ns, Ordering::Relaxed);
+        set_timer(Some(soon_ns))
+    });
 }
 
 /// Has the timer of this CPU fire at `deadline_ns`, or soon after if that is past, or stops it. Replaces what was
@@ -267,7 +284,7 @@ pub(super) fn arm_threads(deadline_ns: u64) -> bool {
 
 /// Somebody else has used this CPU's timer: sets it again. Interrupts are off.
 pub(super) fn restore_timer() {
-    rearm(local::mine());
+    rearm_or_soon(local::mine());
 }
 
 /// One round of waiting for another CPU, which under Xen may not be running. Any context.

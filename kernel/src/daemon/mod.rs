@@ -102,14 +102,18 @@ impl Daemon {
             balloon.set_target(Frames::new(decision.target_frames));
         }
         let moved = balloon.step(now_ns, budget, scratch, evacuate);
-        let again_ns = match moved.outcome {
+        Progress { decision, moved, next_ns: self.next_ns(now_ns, moved.outcome) }
+    }
+
+    /// When the next step is due after one that ended so: for the balloon's sake or for a decision's.
+    fn next_ns(&self, now_ns: u64, outcome: Outcome) -> Option<u64> {
+        let again_ns = match outcome {
             Outcome::Reached => None,
             Outcome::More => Some(now_ns),
             Outcome::Held(_, until_ns) => Some(until_ns),
             Outcome::Busy => Some(now_ns.saturating_add(BUSY_NS)),
         };
-        let next_ns = again_ns.into_iter().chain(self.due_ns).min();
-        Progress { decision, moved, next_ns }
+        again_ns.into_iter().chain(self.due_ns).min()
     }
 
     fn is_due(&self, now_ns: u64, cause: Cause) -> bool {
@@ -134,3 +138,6 @@ impl Daemon {
         decision
     }
 }
+
+#[cfg(test)]
+mod tests;

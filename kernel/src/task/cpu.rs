@@ -287,6 +287,8 @@ impl CpuState {
                 }
             }
             Why::Blocked { deadline_ns } => {
+                // Should it stay, the call to leave that this decision answers has gone unheeded: it is due again.
+                self.leaving = false;
                 if sched.token.swap(false, Relaxed) {
                     return None;
                 }

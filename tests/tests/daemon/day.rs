@@ -34,7 +34,7 @@ fn fault(machine: &Machine<'_, '_>, random: &mut Random) {
         7 => model.host_take_all_but(Frames::new(random.below(8 * BLOCK))),
         8 => model.host_fragment(),
         9 => model.set_limit(machine.guest.plan.base.saturating_sub(Frames::new(random.below(16 * BLOCK)))),
-        10 => map.limit_tables(Some(random.below(3))),
+        10 if random.one_in(6) => map.limit_tables(Some(random.below(3))),
         _ => recover(machine),
     }
 }
@@ -103,7 +103,7 @@ fn storm(machine: &mut Machine<'_, '_>, random: &mut Random) {
         let application = &machine.application;
         let threads: Vec<_> = (1..4)
             .map(|cpu| {
-                scope.spawn(move || application.storm(VcpuId::new(cpu), 2, 2400, seed + u64::from(cpu)))
+                scope.spawn(move || application.storm(VcpuId::new(cpu), 2, 1500, seed + u64::from(cpu)))
             })
             .collect();
         let mut scratch = Scratch::new();
@@ -151,7 +151,7 @@ fn day(config: &Config, seed: u64, seconds: u64) {
             for _ in 0..1 + random.below(4) {
                 let limit = machine.commit_limit();
                 let _ = machine.application.want(load, limit, Frames::new(1 + random.below(4 * BLOCK)));
-                machine.pass(random.below(10 * S));
+                machine.pass(random.below(20 * S));
                 assert!(machine.charged() <= machine.guest.balloon.base());
             }
             if machine.now_ns / S / CHECK_S > checked_s {
@@ -181,13 +181,13 @@ fn day(config: &Config, seed: u64, seconds: u64) {
 
 #[test]
 fn a_day_with_faults_at_every_turn() {
-    day(&plain(32), 0xDA7, DAY_S);
+    day(&plain(16), 0xDA7, DAY_S);
 }
 
 #[test]
-fn some_hours_with_other_seeds_and_memory_on_demand() {
-    for seed in 1..4 {
-        day(&plain(24), seed, DAY_S / 12);
-        day(&Config { memory_mib: 20, ..plain(32) }, seed, DAY_S / 12);
+fn an_hour_with_other_seeds_and_memory_on_demand() {
+    for seed in 1..3 {
+        day(&plain(24), seed, DAY_S / 24);
+        day(&Config { memory_mib: 20, ..plain(32) }, seed, DAY_S / 24);
     }
 }

@@ -16,7 +16,7 @@ const TROUGH: u64 = 4;
 /// What the host has for all of them together: less than two thirds of their peaks and their kernels' needs.
 const POOL: u64 = 108;
 /// The length of a peak: one guest after the other.
-const PHASE_S: u64 = 120;
+const PHASE_S: u64 = 40;
 const CYCLES: u64 = 2;
 
 /// A phase begins when the one before ends: so long it may take until the new one has what the old one gives up.

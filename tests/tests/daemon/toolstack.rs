@@ -103,7 +103,7 @@ fn hostile_targets_every_ten_milliseconds_do_no_harm() {
             machine.load_until(mib(6), S, |_| {});
             let (mut random, mut refused, mut clamped) = (Random(0x705), 0, 0);
             let base = machine.guest.balloon.base();
-            for _ in 0..1500 {
+            for _ in 0..700 {
                 match machine.wish(&hostile(&mut random)) {
                     Verdict::Refused(_) => refused += 1,
                     Verdict::Followed { clamped: Some(_), .. } => clamped += 1,
@@ -115,7 +115,7 @@ fn hostile_targets_every_ten_milliseconds_do_no_harm() {
                 machine.pass(S / 100);
                 assert!(machine.charged() <= base);
             }
-            assert!(refused > 100 && clamped > 100, "{refused} refused, {clamped} clamped");
+            assert!(refused > 50 && clamped > 50, "{refused} refused, {clamped} clamped");
             machine.check();
             // And then the toolstack comes to its senses.
             let _ = machine.mem_set(20);

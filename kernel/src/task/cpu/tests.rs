@@ -55,6 +55,24 @@ fn who_is_alone_stays() {
 }
 
 #[test]
+fn one_who_was_to_leave_and_did_not_block_is_asked_again() {
+    // Its slice is over, and before it makes room it wants to block, but has a token, or its time is past already.
+    for (woken, why) in [(true, UNTIL_WOKEN), (false, Why::Blocked { deadline_ns: Some(SLICE_NS) })] {
+        let (mut cpu, threads) = cpu(2);
+        turn(&mut cpu, &threads, Why::Yielded, 0);
+        assert!(cpu.next_arming(&threads) == Some(SLICE_NS) && cpu.end_slice(SLICE_NS));
+        cpu.disarmed();
+        if woken {
+            assert_eq!(cpu.wake(&threads, 1), Woken::Awake);
+        }
+        assert_eq!(turn(&mut cpu, &threads, why, SLICE_NS).0, None, "it stays");
+        // Or else the other would wait for as long as this one does not block.
+        assert_eq!(cpu.next_arming(&threads), Some(SLICE_NS));
+        assert!(cpu.end_slice(SLICE_NS + 1));
+    }
+}
+
+#[test]
 fn a_thread_that_leaves_cannot_be_taken_before_it_has_left() {
     let (mut cpu, threads) = cpu(2);
     turn(&mut cpu, &threads, Why::Yielded, 0);

@@ -20,21 +20,25 @@ impl<P: EventOps + Wait> Store<P> {
         deadline_ns: u64,
         ready: impl Fn(&mut Self) -> Option<R>,
     ) -> Result<R, StoreError> {
-        let mut late = false;
+        let mut late_ns = None;
         loop {
             self.look()?;
             if let Some(result) = ready(self) {
-                if late {
+                if let Some(late_ns) = late_ns {
                     self.unannounced += 1;
-                    warn!("xenstore: an answer was there, and no event had told of it until the deadline");
+                    // Much later than the deadline: this thread did not run, and there may well have been an event.
+                    warn!(
+                        "xenstore: an answer was there, and no event had told of it until the deadline (looked {} ms after it)",
+                        late_ns / 1_000_000
+                    );
                 }
                 return Ok(result);
             }
-            if late || self.platform.now_ns() >= deadline_ns {
+            if late_ns.is_some() || self.platform.now_ns() >= deadline_ns {
                 return Err(StoreError::Timeout);
             }
             self.platform.wait(self.port, deadline_ns);
-            late = self.platform.now_ns() >= deadline_ns;
+            late_ns = self.platform.now_ns().checked_sub(deadline_ns);
         }
     }
 
