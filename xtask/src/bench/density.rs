@@ -20,6 +20,8 @@ use std::path::Path;
 
 /// What the work must come to, of what guests with fixed memory do.
 const LEAST_WORK: f64 = 0.95;
+/// Until the first load begins, in seconds for each guest: creating one takes the processors from the others.
+const CREATE_S: u64 = 6;
 /// Memory at the start, of those whose memory follows.
 const START_MIB: u32 = 64;
 
@@ -166,6 +168,7 @@ impl Options {
             format!("--memory={}", START_MIB.min(*density_guest)),
             format!("--maxmem={density_guest}"),
             format!("--seconds={density_seconds}"),
+            format!("--lead={}", u64::from(guests) * CREATE_S),
             "--sample-ms=1000".to_owned(),
             "--workload=trace".to_owned(),
             format!("--module={}", trace.display()),
@@ -265,7 +268,7 @@ mod tests {
     #[test]
     fn the_words_are_those_of_run() {
         let words = |fixed| options().words(5, fixed, Path::new("/out/trace"));
-        assert!(words(true).contains(&"--module=/out/trace".to_owned()));
+        assert!(words(true).contains(&"--lead=30".to_owned()));
         assert!(
             words(true).contains(&"--static".to_owned()) && !words(false).contains(&"--static".to_owned())
         );
