@@ -8,6 +8,7 @@ mod core;
 mod density;
 mod figure;
 mod guest;
+mod swap;
 
 use crate::{build, paths};
 use anyhow::{Context, Result, bail, ensure};
@@ -24,6 +25,8 @@ enum Suite {
     Balloon,
     /// How many guests fit into one host, beside guests with fixed memory.
     Density,
+    /// The tiers that evicted pages go to, on the host.
+    Swap,
 }
 
 /// The options of `bench`.
@@ -68,6 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         Suite::Balloon => balloon::run(args.rounds, &args.mib, &out)?,
         Suite::Density => density::run(&args.density, &out)?,
+        Suite::Swap => swap::run()?,
     };
     println!("{}", table(&records));
     println!(

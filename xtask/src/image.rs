@@ -25,7 +25,7 @@ cmdline = ""
 
 # Memory at the start and the most it may ever have, in MiB. With memory == maxmem the guest gets all of it at
 # the start and gives back what it does not need. With memory < maxmem it starts on `memory` alone, populated on
-# demand, and can grow to `maxmem`. While it runs, `xl mem-set ebb N` sets its ceiling anywhere up to maxmem, and
+# demand, and can grow once `xl mem-set` allows it, up to `maxmem`. While it runs, `xl mem-set ebb N` sets its ceiling anywhere up to maxmem, and
 # `xl list` shows what it really holds.
 memory = 256
 maxmem = 256

@@ -35,6 +35,9 @@ pub(crate) fn all() -> Vec<GuestCase> {
 
 /// Runs one, with interrupts off as the suite wants them.
 pub(crate) fn run(case: &GuestCase, machine: &'static Machine) -> Result<(), Not> {
+    if let Some(why) = case.pointless(&domain_of(machine)?.xen()) {
+        return Err(Not::Skipped(why.into()));
+    }
     let guest = Guest::new(machine)?;
     let store = domain_of(machine)?.store_service().map(|store| store.port());
     // The upcall collects every port that a case opens, except the store's, whose bits the store wants, and those

@@ -1,10 +1,11 @@
 //! Statements 113 to 118, on threads that are the guest's CPUs.
 
-use crate::rig::{Rig, boot_cpu, fill, key, pattern, persistent, slot, swap};
-use ebb::port::{PoolKind, TmemOps};
+use crate::rig::{Ops, Rig, boot_cpu, fill, key, pattern, persistent, slot, swap};
+use ebb::port::{PageKey, PoolId, PoolKind, TmemOps};
 use ebb::tmem::frontswap::{Choice, Frontswap, Hypervisor, Loaded, Stored};
 use ebb::tmem::tier::{Slot, Tier};
-use ebb::tmem::{Flush, Get, Put, Refused, Tmem};
+use ebb::tmem::{Flush, Get, Pool, Put, Refused, Tmem};
+use ebb::units::Gfn;
 use ebb_tests::model::Hazard;
 use percpu::CpuId;
 use percpu::host::Host;
@@ -12,6 +13,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+use xen_abi::Errno;
 
 /// The CPUs of the threads; the test itself is CPU 0.
 const CPUS: usize = 4;
@@ -143,12 +145,51 @@ fn s116_a_reply_is_visible_to_later_calls_everywhere() {
     assert_eq!(open.close(), Ok(()));
 }
 
+/// The guest's calls, each preempted just before it is made: grace periods end there, as when a thread that is in the
+/// middle of an operation loses its CPU.
+struct Preempted<'r>(&'r Rig);
+
+impl Preempted<'_> {
+    fn xen(&self) -> Ops<'_> {
+        self.0.host.rcu().quiesce();
+        self.0.host.idle(thread::yield_now);
+        self.0.model.xen()
+    }
+}
+
+// SAFETY: forwards to an implementation that promises the same.
+#[expect(unsafe_code, reason = "an implementation of the port")]
+unsafe impl TmemOps for Preempted<'_> {
+    fn new_pool(&self, kind: PoolKind) -> Result<PoolId, Errno> {
+        self.xen().new_pool(kind)
+    }
+    fn destroy_pool(&self, pool: PoolId) -> Result<u64, Errno> {
+        self.xen().destroy_pool(pool)
+    }
+    unsafe fn put(&self, pool: PoolId, key: PageKey, from: Gfn) -> Result<u64, Errno> {
+        // SAFETY: the caller's promise is the one that the callee wants.
+        unsafe { self.xen().put(pool, key, from) }
+    }
+    unsafe fn get(&self, pool: PoolId, key: PageKey, into: Gfn) -> Result<u64, Errno> {
+        // SAFETY: the caller's promise is the one that the callee wants.
+        unsafe { self.xen().get(pool, key, into) }
+    }
+    fn flush_page(&self, pool: PoolId, key: PageKey) -> Result<u64, Errno> {
+        self.xen().flush_page(pool, key)
+    }
+    fn flush_object(&self, pool: PoolId, object: [u64; 3]) -> Result<u64, Errno> {
+        self.xen().flush_object(pool, object)
+    }
+}
+
 #[test]
 fn s117_a_pool_is_torn_down_under_load() {
     let rig = Rig::xen412();
     let _cpu = boot_cpu(rig.host);
     let charged = rig.charged();
-    let pool = rig.pool();
+    let ops = Preempted(&rig);
+    let tmem = Tmem::start(&ops, rig.model.xen().probe_tmem()).expect("the model serves tmem");
+    let pool = Pool::new(rig.host.rcu(), tmem).expect("the host has words");
     let stop = AtomicBool::new(false);
     let (stored, closed) = (AtomicU64::new(0), AtomicU64::new(0));
     on_cpus(
@@ -182,7 +223,7 @@ fn s117_a_pool_is_torn_down_under_load() {
                     || stored.load(Ordering::Relaxed) < 100
                     || closed.load(Ordering::Relaxed) < 100)
             {
-                let open = persistent(&pool);
+                let open = pool.open(PoolKind::Persistent).expect("the model makes pools");
                 let before = stored.load(Ordering::Relaxed);
                 while stored.load(Ordering::Relaxed) < before + 3 && began.elapsed() < BOUND {
                     rig.host.idle(thread::yield_now);
@@ -213,7 +254,7 @@ fn a_pool_destroyed_without_the_guard_is_destroyed_in_use() {
         2,
         |_| {
             while !stop.load(Ordering::Acquire) {
-                let _ = xen.flush_page(ebb::port::PoolId::new(0), key(1, 1));
+                let _ = xen.flush_page(PoolId::new(0), key(1, 1));
             }
         },
         || {
@@ -244,7 +285,7 @@ fn s118_the_first_call_is_made_once() {
             |_| {
                 rig.host.idle(|| line.wait());
                 for _ in 0..20 {
-                    let _ = xen.flush_page(ebb::port::PoolId::new(0), key(1, 1));
+                    let _ = xen.flush_page(PoolId::new(0), key(1, 1));
                 }
             },
             || (),
@@ -266,7 +307,9 @@ fn stores_loads_invalidations_shrinks_and_teardown_at_once() {
     let rig = Rig::xen412();
     let _cpu = boot_cpu(rig.host);
     let charged = rig.charged();
-    let pool = rig.pool();
+    let ops = Preempted(&rig);
+    let tmem = Tmem::start(&ops, rig.model.xen().probe_tmem()).expect("the model serves tmem");
+    let pool = Pool::new(rig.host.rcu(), tmem).expect("the host has words");
     let tier = Hypervisor::new(&pool);
     let tiers: [&dyn Tier; 1] = [&tier];
     let front = Frontswap::new(rig.host, &tiers);
@@ -322,7 +365,7 @@ fn stores_loads_invalidations_shrinks_and_teardown_at_once() {
             let began = Instant::now();
             let mut lives = 0;
             while began.elapsed() < BOUND && (lives < 10 || right.load(Ordering::Relaxed) < 50) {
-                let open = persistent(&pool);
+                let open = pool.open(PoolKind::Persistent).expect("the model makes pools");
                 let until = Instant::now() + Duration::from_millis(20);
                 while Instant::now() < until {
                     rig.host.idle(thread::yield_now);

@@ -20,7 +20,7 @@ fn frozen<E: Env>(
     before: impl FnOnce(&Actor<'_, E>, PoolId) -> Outcome,
     run: impl FnOnce(&Actor<'_, E>, PoolId) -> Outcome,
 ) -> Outcome {
-    let (me, lab) = (own(env)?, lab(env)?);
+    let (me, lab) = (own(env), lab(env)?);
     let pool = me.pool(kind)?;
     before(&me, pool)?;
     answers("freeze", lab.control(Control::Freeze(Some(lab.own()))).code, 0)?;
@@ -31,7 +31,6 @@ fn frozen<E: Env>(
 
 pub(crate) fn s095_who_is_no_client_cannot_be_frozen<E: Env>(env: &E) -> Outcome {
     let lab = lab(env)?;
-    own(env)?;
     answers("freeze", lab.control(Control::Freeze(Some(70))).code, EPERM)?;
     answers("thaw", lab.control(Control::Thaw(Some(70))).code, EPERM)
 }
@@ -108,7 +107,7 @@ pub(crate) fn s100_frozen_pools_come_and_go<E: Env>(env: &E) -> Outcome {
 }
 
 pub(crate) fn s101_thawed_puts_work<E: Env>(env: &E) -> Outcome {
-    let (me, lab) = (own(env)?, lab(env)?);
+    let (me, lab) = (own(env), lab(env)?);
     let pool = me.persistent()?;
     lab.control(Control::Freeze(Some(lab.own())));
     answers("frozen", me.put(pool, key(1, 1), 1), EFROZEN)?;
@@ -117,7 +116,7 @@ pub(crate) fn s101_thawed_puts_work<E: Env>(env: &E) -> Outcome {
 }
 
 pub(crate) fn s102_freezing_all_freezes_those_there_are<E: Env>(env: &E) -> Outcome {
-    let (me, lab) = (own(env)?, lab(env)?);
+    let (me, lab) = (own(env), lab(env)?);
     let mine = me.ephemeral()?;
     answers("freeze all", lab.control(Control::Freeze(None)).code, 0)?;
     let late = other(env, 71)?;
@@ -137,7 +136,7 @@ fn migrating(lab: &dyn Lab, run: impl FnOnce() -> Outcome) -> Outcome {
 }
 
 pub(crate) fn s103_migrating_pages_are_not_replaced<E: Env>(env: &E) -> Outcome {
-    let (me, lab) = (own(env)?, lab(env)?);
+    let (me, lab) = (own(env), lab(env)?);
     let pool = me.persistent()?;
     for index in 0..4 {
         me.must_put(pool, key(1, index), 1)?;
@@ -173,7 +172,7 @@ pub(crate) fn s104_destroying_while_migrating<E: Env>(env: &E) -> Outcome {
 }
 
 pub(crate) fn s105_enumeration_omits_the_oldest<E: Env>(env: &E) -> Outcome {
-    let (me, lab) = (own(env)?, lab(env)?);
+    let (me, lab) = (own(env), lab(env)?);
     let pool = me.persistent()?;
     for index in 0..5 {
         me.must_put(pool, key(1, index), 1)?;
@@ -227,7 +226,7 @@ pub(crate) fn s108_a_slot_is_restored_once<E: Env>(env: &E) -> Outcome {
 }
 
 pub(crate) fn s109_only_ephemeral_pages_are_freeable<E: Env>(env: &E) -> Outcome {
-    let (me, lab) = (own(env)?, lab(env)?);
+    let (me, lab) = (own(env), lab(env)?);
     let freeable = || lab.control(Control::FreeableMib).code;
     let before = freeable();
     let (kept, cached) = (me.persistent()?, me.ephemeral()?);
@@ -244,7 +243,7 @@ pub(crate) fn s109_only_ephemeral_pages_are_freeable<E: Env>(env: &E) -> Outcome
 }
 
 pub(crate) fn s110_the_free_list_goes_to_the_host<E: Env>(env: &E) -> Outcome {
-    let (me, lab) = (own(env)?, lab(env)?);
+    let (me, lab) = (own(env), lab(env)?);
     let pool = me.ephemeral()?;
     answers("one client's", lab.control(Control::Flush(Some(lab.own()), 400)).code, EPERM)?;
     lab.control(Control::Flush(None, 0));
@@ -260,7 +259,6 @@ pub(crate) fn s110_the_free_list_goes_to_the_host<E: Env>(env: &E) -> Outcome {
 
 pub(crate) fn s111_controls_that_are_none<E: Env>(env: &E) -> Outcome {
     let lab = lab(env)?;
-    own(env)?;
     answers("a pad", lab.control(Control::Padded).code, EINVAL)?;
     answers("no operation", lab.control(Control::Unknown).code, EPERM)?;
     answers("the list of nobody", lab.control(Control::List(998)).code, EPERM)?;
@@ -268,7 +266,7 @@ pub(crate) fn s111_controls_that_are_none<E: Env>(env: &E) -> Outcome {
 }
 
 pub(crate) fn s112_compression_does_not_show<E: Env>(env: &E) -> Outcome {
-    let (me, compressible, random) = (own(env)?, 3, COMPRESSIBLE + 3);
+    let (me, compressible, random) = (own(env), 3, COMPRESSIBLE + 3);
     let pool = me.persistent()?;
     let check = || {
         for (index, first, second) in
@@ -309,7 +307,7 @@ fn dearer_at_the_limit<E: Env>(env: &E, me: &Actor<'_, E>, lab: &dyn Lab, pool: 
 }
 
 pub(crate) fn s119_a_repeated_request_does_no_harm<E: Env>(env: &E) -> Outcome {
-    let me = own(env)?;
+    let me = own(env);
     let (kept, cached) = (me.persistent()?, me.ephemeral()?);
     for _ in 0..2 {
         me.must_put(kept, key(1, 1), 119)?;
@@ -327,7 +325,7 @@ pub(crate) fn s119_a_repeated_request_does_no_harm<E: Env>(env: &E) -> Outcome {
 
 pub(crate) fn s120_after_a_restart_pages_are_lost_not_missed<E: Env>(env: &E) -> Outcome {
     let lab = lab(env)?;
-    let me = own(env)?;
+    let me = own(env);
     let pool = me.persistent()?;
     me.must_put(pool, key(1, 1), 120)?;
     lab.restart();

@@ -52,7 +52,7 @@ pub(crate) fn s002_switched_off_is_enodev<E: Env>(env: &E) -> Outcome {
 }
 
 pub(crate) fn s003_an_unreadable_argument_is_efault<E: Env>(env: &E) -> Outcome {
-    answers("the structure is nowhere", own(env)?.unreadable(), EFAULT)?;
+    answers("the structure is nowhere", own(env).unreadable(), EFAULT)?;
     let Some(lab) = env.lab() else { return Ok(()) };
     let fresh = other(env, 30)?;
     answers("another domain's", fresh.unreadable(), EFAULT)?;
@@ -68,7 +68,7 @@ pub(crate) fn s004_moved_commands_are_eopnotsupp<E: Env>(env: &E) -> Outcome {
         }
         answers("no client has appeared", lab.control(Control::List(31)).code, EPERM)?;
     }
-    let me = own(env)?;
+    let me = own(env);
     me.ephemeral()?;
     for cmd in moved {
         answers("with a client", me.command(cmd, 0), EOPNOTSUPP)?;
@@ -77,7 +77,7 @@ pub(crate) fn s004_moved_commands_are_eopnotsupp<E: Env>(env: &E) -> Outcome {
 }
 
 pub(crate) fn s005_a_pool_never_made_is_enodev<E: Env>(env: &E) -> Outcome {
-    let me = own(env)?;
+    let me = own(env);
     let pool = PoolId::new(15);
     answers("put", me.put(pool, key(1, 1), 1), ENODEV)?;
     answers("get", me.get(pool, key(1, 1)), ENODEV)?;
@@ -86,7 +86,7 @@ pub(crate) fn s005_a_pool_never_made_is_enodev<E: Env>(env: &E) -> Outcome {
 }
 
 pub(crate) fn s006_ids_beyond_the_table_are_enodev<E: Env>(env: &E) -> Outcome {
-    let me = own(env)?;
+    let me = own(env);
     for id in [16, -1, i32::MIN, i32::MAX] {
         answers("put", me.put(PoolId::new(id), key(1, 1), 1), ENODEV)?;
         answers("get", me.get(PoolId::new(id), key(1, 1)), ENODEV)?;
@@ -96,7 +96,7 @@ pub(crate) fn s006_ids_beyond_the_table_are_enodev<E: Env>(env: &E) -> Outcome {
 }
 
 pub(crate) fn s007_destroying_nothing_is_0<E: Env>(env: &E) -> Outcome {
-    let me = own(env)?;
+    let me = own(env);
     for id in [15, 16, -1] {
         answers("destroy", me.destroy(PoolId::new(id)), 0)?;
     }
@@ -104,7 +104,7 @@ pub(crate) fn s007_destroying_nothing_is_0<E: Env>(env: &E) -> Outcome {
 }
 
 pub(crate) fn s008_unknown_commands_depend_on_the_pool<E: Env>(env: &E) -> Outcome {
-    let me = own(env)?;
+    let me = own(env);
     let pool = me.ephemeral()?;
     for cmd in [11, 77, u32::MAX] {
         answers("a pool that is there", me.command(cmd, pool.get()), ENOSYS)?;
@@ -114,7 +114,7 @@ pub(crate) fn s008_unknown_commands_depend_on_the_pool<E: Env>(env: &E) -> Outco
 }
 
 pub(crate) fn s009_old_commands_do_nothing<E: Env>(env: &E) -> Outcome {
-    let me = own(env)?;
+    let me = own(env);
     let pool = me.persistent()?;
     me.must_put(pool, key(0, 0), 9)?;
     let charged = me.charged()?;
@@ -146,17 +146,17 @@ pub(crate) fn s012_ids_begin_at_0<E: Env>(env: &E) -> Outcome {
 }
 
 pub(crate) fn s013_other_versions_are_refused<E: Env>(env: &E) -> Outcome {
-    let me = own(env)?;
+    let me = own(env);
     answers("version 0", me.create(0), EPERM)?;
     answers("version 2", me.create(0x0200_0000), EPERM)
 }
 
 pub(crate) fn s014_persistent_and_shared_is_refused<E: Env>(env: &E) -> Outcome {
-    answers("both", own(env)?.create(PERSISTENT | abi::POOL_SHARED), EPERM)
+    answers("both", own(env).create(PERSISTENT | abi::POOL_SHARED), EPERM)
 }
 
 pub(crate) fn s015_other_page_sizes_are_refused<E: Env>(env: &E) -> Outcome {
-    let me = own(env)?;
+    let me = own(env);
     for size in 1..16 {
         answers("a page size", me.create(EPHEMERAL | size << abi::POOL_PAGE_SIZE_SHIFT), EPERM)?;
     }
@@ -164,11 +164,11 @@ pub(crate) fn s015_other_page_sizes_are_refused<E: Env>(env: &E) -> Outcome {
 }
 
 pub(crate) fn s016_precompressed_is_refused<E: Env>(env: &E) -> Outcome {
-    answers("precompressed", own(env)?.create(EPHEMERAL | abi::POOL_PRECOMPRESSED), EPERM)
+    answers("precompressed", own(env).create(EPHEMERAL | abi::POOL_PRECOMPRESSED), EPERM)
 }
 
 pub(crate) fn s017_reserved_flags_are_refused<E: Env>(env: &E) -> Outcome {
-    let me = own(env)?;
+    let me = own(env);
     for bit in 8..24 {
         answers("a reserved bit", me.create(EPHEMERAL | 1 << bit), EPERM)?;
     }
@@ -176,12 +176,12 @@ pub(crate) fn s017_reserved_flags_are_refused<E: Env>(env: &E) -> Outcome {
 }
 
 pub(crate) fn s018_bit_3_is_not_looked_at<E: Env>(env: &E) -> Outcome {
-    let id = own(env)?.create(EPHEMERAL | 1 << 3);
+    let id = own(env).create(EPHEMERAL | 1 << 3);
     holds("a pool, or a refusal by a service", id >= 0 || (!has_defects(env) && id == EPERM))
 }
 
 pub(crate) fn s019_arg1_and_pool_id_are_not_looked_at<E: Env>(env: &E) -> Outcome {
-    let me = own(env)?;
+    let me = own(env);
     let id = me.create_odd(EPHEMERAL, [0; 2], 0x7777_7777, 0xFFFF_FFFF);
     holds("a pool", (0..16).contains(&id))
 }
@@ -227,7 +227,7 @@ pub(crate) fn s023_ids_are_each_domains_own<E: Env>(env: &E) -> Outcome {
 }
 
 pub(crate) fn s024_a_private_pools_uuid_means_nothing<E: Env>(env: &E) -> Outcome {
-    let me = own(env)?;
+    let me = own(env);
     let id = me.create_odd(PERSISTENT, [5, 6], 0, 0);
     holds("a pool", (0..16).contains(&id))?;
     let pool = PoolId::new(id as i32);
@@ -237,7 +237,7 @@ pub(crate) fn s024_a_private_pools_uuid_means_nothing<E: Env>(env: &E) -> Outcom
 }
 
 pub(crate) fn s025_a_refused_pool_changes_nothing<E: Env>(env: &E) -> Outcome {
-    let me = own(env)?;
+    let me = own(env);
     let pool = me.persistent()?;
     me.must_put(pool, key(1, 1), 25)?;
     for flags in [0, PERSISTENT | abi::POOL_SHARED, EPHEMERAL | abi::POOL_PRECOMPRESSED] {

@@ -12,7 +12,7 @@ const EEMPTY: i64 = abi::EEMPTY.to_rax();
 const EFAULT: i64 = Errno::EFAULT.to_rax();
 
 fn pool<E: Env>(env: &E) -> Result<(Actor<'_, E>, PoolId), Stop> {
-    let me = own(env)?;
+    let me = own(env);
     let pool = me.ephemeral()?;
     Ok((me, pool))
 }

@@ -13,7 +13,7 @@ const ENODEV: i64 = Errno::ENODEV.to_rax();
 
 /// The guest with a persistent pool of its own.
 fn pool<E: Env>(env: &E) -> Result<(Actor<'_, E>, PoolId), Stop> {
-    let me = own(env)?;
+    let me = own(env);
     let pool = me.persistent()?;
     Ok((me, pool))
 }

@@ -55,7 +55,7 @@ fn limit<E: Env>(env: &E) -> Result<u64, Stop> {
 
 /// A full pool of the guest's, sequential, with `headroom` pages before; then `run` with the number of pages.
 fn full<E: Env>(env: &E, headroom: u64, run: impl FnOnce(&Actor<'_, E>, PoolId, u32) -> Outcome) -> Outcome {
-    let (me, lab, old) = (own(env)?, lab(env)?, limit(env)?);
+    let (me, lab, old) = (own(env), lab(env)?, limit(env)?);
     let pool = me.persistent()?;
     with_limit(
         lab,
@@ -69,7 +69,7 @@ fn full<E: Env>(env: &E, headroom: u64, run: impl FnOnce(&Actor<'_, E>, PoolId, 
 }
 
 pub(crate) fn s053_persistent_pages_survive_ephemeral_pressure<E: Env>(env: &E) -> Outcome {
-    let (me, lab) = (own(env)?, lab(env)?);
+    let (me, lab) = (own(env), lab(env)?);
     let other = other(env, 40)?;
     let (mine, theirs) = (me.persistent()?, other.ephemeral()?);
     for nth in 0..20 {
@@ -101,7 +101,7 @@ pub(crate) fn s054_without_room_what_is_there_still_works<E: Env>(env: &E) -> Ou
 }
 
 pub(crate) fn s055_metadata_costs_what_it_costs<E: Env>(env: &E) -> Outcome {
-    let (me, old) = (own(env)?, limit(env)?);
+    let (me, old) = (own(env), limit(env)?);
     let run = |headroom: u64, layout: usize, wanted: Option<u32>| {
         let pool = me.persistent()?;
         let before = me.charged()?;
@@ -155,7 +155,7 @@ pub(crate) fn s057_a_lowered_limit<E: Env>(env: &E) -> Outcome {
 }
 
 pub(crate) fn s058_after_enospc_the_page_is_gone<E: Env>(env: &E) -> Outcome {
-    let (me, lab) = (own(env)?, lab(env)?);
+    let (me, lab) = (own(env), lab(env)?);
     let pool = me.persistent()?;
     me.must_put(pool, key(1, 1), 58)?;
     me.must_put(pool, key(1, 2), 59)?;
@@ -174,7 +174,7 @@ pub(crate) fn s058_after_enospc_the_page_is_gone<E: Env>(env: &E) -> Outcome {
 }
 
 pub(crate) fn s059_a_pre_check_that_fails_touches_nothing<E: Env>(env: &E) -> Outcome {
-    let (me, lab) = (own(env)?, lab(env)?);
+    let (me, lab) = (own(env), lab(env)?);
     let pool = me.persistent()?;
     me.must_put(pool, key(1, 1), 0xA)?;
     lab.fail(Fault::PreCheck);
@@ -186,7 +186,7 @@ pub(crate) fn s059_a_pre_check_that_fails_touches_nothing<E: Env>(env: &E) -> Ou
 }
 
 pub(crate) fn s060_a_new_page_that_failed_is_not_there<E: Env>(env: &E) -> Outcome {
-    let (me, lab) = (own(env)?, lab(env)?);
+    let (me, lab) = (own(env), lab(env)?);
     let pool = me.persistent()?;
     let before = me.charged()?;
     for (fault, error) in [
@@ -206,7 +206,7 @@ pub(crate) fn s060_a_new_page_that_failed_is_not_there<E: Env>(env: &E) -> Outco
 }
 
 pub(crate) fn s061_a_flush_after_a_failure_settles_it<E: Env>(env: &E) -> Outcome {
-    let (me, lab) = (own(env)?, lab(env)?);
+    let (me, lab) = (own(env), lab(env)?);
     let pool = me.persistent()?;
     // A service that replaces in place needs no page for the data.
     let faults = [Fault::PreCheck, Fault::Copy, Fault::Data];
