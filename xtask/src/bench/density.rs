@@ -63,9 +63,9 @@ impl Trial {
             guests,
             well: found.ok && found.guests.iter().all(done),
             work: found.measured.work_total,
-            story: std::iter::once(&found.outcome)
-                .chain(&found.notes)
-                .cloned()
+            story: std::iter::once(found.outcome.clone())
+                .chain(found.notes.iter().cloned())
+                .chain(used(found))
                 .collect::<Vec<_>>()
                 .join("; "),
         }
@@ -113,6 +113,12 @@ pub(super) fn run(options: &Options, out: &Path) -> Result<Vec<Value>> {
         }
     }
     Ok(options.figures(&fixed, &tried, accelerator).iter().map(Figure::record).collect())
+}
+
+/// What the host gave at most: where much was left, it was not memory that decided.
+fn used(found: &Summary) -> Option<String> {
+    let (most, host) = found.measured.host_max_kib.zip(found.host_for_guests_kib)?;
+    Some(format!("at most {} of the host's {} MiB in use", most / 1024, host / 1024))
 }
 
 /// Numbers of guests, halved until the density is known: if a number of guests is too many, so are more.
