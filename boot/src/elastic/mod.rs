@@ -16,6 +16,7 @@ mod worker;
 use crate::direct_map::Ram;
 use crate::frames::KernelLocks;
 use crate::machine::{Machine, OnXen};
+use crate::platform::Mutex;
 use crate::tunables::{switches, tunables};
 use crate::{cpus, paged, platform, relief};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -38,6 +39,8 @@ pub type KernelBalloon = Balloon<'static, 'static, Xen<Instruction>, Ram, Kernel
 
 static BALLOON: Once<KernelBalloon> = Once::new();
 static SELECTION: Once<Selection> = Once::new();
+/// The lists of those who step: too large for a stack, also on the way to a heap.
+static SCRATCH: Mutex<Scratch> = Mutex::new(platform::Kernel, "the balloon's lists", Scratch::new());
 
 /// An allocation found nothing free since the worker looked last.
 static URGENT: AtomicBool = AtomicBool::new(false);
@@ -116,7 +119,7 @@ fn facts(machine: &Machine, on_xen: &OnXen, sizes: store::Sizes) -> StartFacts {
 /// Gives back what was never paid for, before it is touched.
 fn pay_debt(balloon: &KernelBalloon, plan: &StartPlan) {
     log::info!("populated on demand: giving {} back before it is touched", plan.give_back.to_kib());
-    let mut scratch = alloc::boxed::Box::new(Scratch::new());
+    let mut scratch = SCRATCH.lock();
     balloon.set_target(plan.target());
     loop {
         let step = balloon.step(cpus::now_ns(), &Budget::DEFAULT, &mut scratch, &NoEvacuation);

@@ -1,13 +1,12 @@
 //! The thread that steps: the portable daemon with this machine's clock, counters and tunables.
 
-use super::{KernelBalloon, STALL_NS, STALLS, URGENT, store};
+use super::{KernelBalloon, SCRATCH, STALL_NS, STALLS, URGENT, store};
 use crate::platform::{Kernel, Mutex};
 use crate::tunables::tunables;
 use crate::{Domain, Machine, cpus, paged};
-use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, Ordering};
 use ebb::balloon::toolstack::TargetRule;
-use ebb::balloon::{Budget, Evacuate, Outcome, Scratch, StartPlan};
+use ebb::balloon::{Budget, Evacuate, Outcome, StartPlan};
 use ebb::daemon::{Cause, Daemon, Observed, Progress, Toolstack};
 use ebb::mm::frame::SparseBlock;
 use ebb::mm::paged::Overcommit;
@@ -145,7 +144,6 @@ impl Shared {
 struct Steps {
     shared: &'static Shared,
     daemon: Daemon,
-    scratch: Box<Scratch>,
     /// The tunables as they were applied last.
     generation: Option<u64>,
     /// The outcome that was logged last.
@@ -154,8 +152,7 @@ struct Steps {
 
 impl Steps {
     fn new(shared: &'static Shared) -> Self {
-        let scratch = Box::new(Scratch::new());
-        Self { shared, daemon: Daemon::new(), scratch, generation: None, held: None }
+        Self { shared, daemon: Daemon::new(), generation: None, held: None }
     }
 
     fn step(&mut self) -> Next {
@@ -171,7 +168,7 @@ impl Steps {
             || shared.observe(),
             shared.balloon,
             &Budget::DEFAULT,
-            &mut self.scratch,
+            &mut SCRATCH.lock(),
             &Movers(shared.machine),
         );
         self.tell(&progress);

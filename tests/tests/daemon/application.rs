@@ -175,14 +175,20 @@ impl<'h, 'g> Application<'h, 'g> {
             let mut held = Vec::new();
             for _ in 0..frames * 2 / 3 + random.below(frames / 3) {
                 let request = Request::new(Use::Paged, cpu);
-                let frame =
-                    relieved(|| self.guest.frames.alloc(request), || self.relieve(Frames::new(1 + random.below(64))));
+                let frame = relieved(
+                    || self.guest.frames.alloc(request),
+                    || self.relieve(Frames::new(1 + random.below(64))),
+                );
                 let Ok(extent) = frame else { break };
                 self.guest.model.write(extent.first(), MARK, extent.first().get());
                 held.push(extent);
             }
             for extent in held {
-                assert_eq!(self.guest.model.read(extent.first(), MARK), extent.first().get(), "{extent:?} was lost");
+                assert_eq!(
+                    self.guest.model.read(extent.first(), MARK),
+                    extent.first().get(),
+                    "{extent:?} was lost"
+                );
                 self.guest.frames.free(extent, Contents::Unknown, cpu).expect("the thread's own");
             }
         }

@@ -23,7 +23,12 @@ fn fault(machine: &Machine<'_, '_>, random: &mut Random) {
     let command = commands[random.below(3) as usize];
     let error = [Errno::ENOSYS, Errno::EPERM, Errno::ENOMEM][random.below(3) as usize];
     match random.below(12) {
-        0..=3 => model.cut_short(commands[random.below(2) as usize], random.below(3), random.below(8), random.below(512)),
+        0..=3 => model.cut_short(
+            commands[random.below(2) as usize],
+            random.below(3),
+            random.below(8),
+            random.below(512),
+        ),
         4 | 5 => model.refuse(hypercall::MEMORY_OP, Some(u64::from(command)), error),
         6 => model.refuse(hypercall::HVM_OP, None, error),
         7 => model.host_take_all_but(Frames::new(random.below(8 * BLOCK))),
@@ -66,7 +71,10 @@ fn tune(machine: &mut Machine<'_, '_>, random: &mut Random) {
     let pick = random.below((numbers.len() + words.len()) as u64) as usize;
     if let Some((id, bound)) = numbers.get(pick) {
         let value = random.below(*bound);
-        let switch = matches!(id, Id::Selfballooning | Id::FrontswapSelfshrinking | Id::ScrubPages | Id::SelfballoonReachGoal);
+        let switch = matches!(
+            id,
+            Id::Selfballooning | Id::FrontswapSelfshrinking | Id::ScrubPages | Id::SelfballoonReachGoal
+        );
         let value = if switch { value.min(1) } else { value };
         // Zero is refused where it makes no sense, and changes nothing.
         let _ = machine.tunables.set(*id, &value.to_string());
@@ -94,7 +102,9 @@ fn storm(machine: &mut Machine<'_, '_>, random: &mut Random) {
     std::thread::scope(|scope| {
         let application = &machine.application;
         let threads: Vec<_> = (1..4)
-            .map(|cpu| scope.spawn(move || application.storm(VcpuId::new(cpu), 2, 2400, seed + u64::from(cpu))))
+            .map(|cpu| {
+                scope.spawn(move || application.storm(VcpuId::new(cpu), 2, 2400, seed + u64::from(cpu)))
+            })
             .collect();
         let mut scratch = Scratch::new();
         let (mut now_ns, budget) = (machine.now_ns, ebb::balloon::Budget::DEFAULT);

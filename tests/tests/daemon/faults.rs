@@ -96,7 +96,10 @@ fn blocks_whose_release_fails_half_way_are_finished() {
             machine.load_until(mib(4), machine.now_ns + 10 * S, |_| {});
             let status = machine.guest.balloon.status();
             assert!(status.exchange.release_splits > splits, "after {after}: {:?}", status.exchange);
-            assert_eq!(machine.charged(), Frames::new(machine.decision.expect("there was one").target_frames));
+            assert_eq!(
+                machine.charged(),
+                Frames::new(machine.decision.expect("there was one").target_frames)
+            );
             assert_eq!(status.limbo, Frames::ZERO);
             machine.check();
         }
@@ -153,7 +156,11 @@ fn emergencies_on_all_cpus_race_with_the_worker() {
             std::thread::scope(|scope| {
                 let application = &machine.application;
                 let threads: Vec<_> = (1..4)
-                    .map(|cpu| scope.spawn(move || application.storm(VcpuId::new(cpu), 6, 4500, 77 * round + u64::from(cpu))))
+                    .map(|cpu| {
+                        scope.spawn(move || {
+                            application.storm(VcpuId::new(cpu), 6, 4500, 77 * round + u64::from(cpu))
+                        })
+                    })
                     .collect();
                 let mut scratch = ebb::balloon::Scratch::new();
                 let mut now_ns = machine.now_ns;

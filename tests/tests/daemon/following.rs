@@ -21,7 +21,11 @@ const RISES_FALLS_RISES: &str = "
 ";
 
 /// Plays a trace's sizes, with a look after every tick.
-pub(super) fn play(machine: &mut Machine<'_, '_>, text: &str, mut look: impl FnMut(&Machine<'_, '_>, Frames)) {
+pub(super) fn play(
+    machine: &mut Machine<'_, '_>,
+    text: &str,
+    mut look: impl FnMut(&Machine<'_, '_>, Frames),
+) {
     let trace = Trace::parse(text.as_bytes(), Global).expect("a trace");
     let begun_ns = machine.now_ns;
     for pair in trace.points().windows(2) {
@@ -44,7 +48,10 @@ fn follows(options: &[(Id, &str)], up_ns: u64, down_ns: u64) {
             }
             if elapsed_ns > down_ns {
                 assert!(charged < wish + mib(24), "{charged} for {wish} after {} s", elapsed_ns / S);
-                assert!(machine.guest.model.host_free().0 > mib(128 + 16 + 128 - 24) - wish, "as the host sees it");
+                assert!(
+                    machine.guest.model.host_free().0 > mib(128 + 16 + 128 - 24) - wish,
+                    "as the host sees it"
+                );
             }
         });
         assert_eq!(machine.application.failures, 0, "the host had memory all the time");

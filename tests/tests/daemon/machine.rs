@@ -44,7 +44,11 @@ pub(crate) struct Machine<'h, 'g> {
 }
 
 /// A guest as its command line has it, that has just begun.
-pub(crate) fn elastic<R>(config: &Config, options: &[(Id, &str)], test: impl FnOnce(&mut Machine<'_, '_>) -> R) -> R {
+pub(crate) fn elastic<R>(
+    config: &Config,
+    options: &[(Id, &str)],
+    test: impl FnOnce(&mut Machine<'_, '_>) -> R,
+) -> R {
     booted(config, 4, |guest| {
         let first = Kib::new(config.memory_mib << 10);
         test(&mut Machine::new(guest, Some(Kib::new(config.maximum_mib << 10)), first, options))
@@ -126,7 +130,9 @@ impl<'h, 'g> Machine<'h, 'g> {
     pub(crate) fn commit_limit(&self) -> Frames {
         let stats = self.guest.frames.stats();
         let withheld = self.guest.balloon.base().saturating_sub(self.toolstack.ceiling());
-        [stats.pinned, stats.watermarks.high, withheld].into_iter().fold(stats.managed, Frames::saturating_sub)
+        [stats.pinned, stats.watermarks.high, withheld]
+            .into_iter()
+            .fold(stats.managed, Frames::saturating_sub)
     }
 
     pub(crate) fn charged(&self) -> Frames {
@@ -241,7 +247,10 @@ impl<'h, 'g> Machine<'h, 'g> {
         self.guest.frames.validate().expect("the frame table's books balance");
         match self.guest.balloon.validate() {
             Ok(accounts) => {
-                assert_eq!(self.guest.map.hidden(), accounts.ballooned + self.guest.balloon.exchange().limbo());
+                assert_eq!(
+                    self.guest.map.hidden(),
+                    accounts.ballooned + self.guest.balloon.exchange().limbo()
+                );
             }
             // The question itself was refused.
             Err(Disagreement::Unanswered(_)) => {}

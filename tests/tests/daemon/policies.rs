@@ -66,7 +66,11 @@ fn both_policies_on_the_same_traces() {
             let figures = figures(policy, trace);
             println!(
                 "{name:10} {policy:10} {:7.1} MiB {:5.1} MiB  {:6}  {:.2} s {:5} MiB",
-                figures.reservation_mib, figures.resident_mib, figures.stalls, figures.lag_s, figures.moved_mib
+                figures.reservation_mib,
+                figures.resident_mib,
+                figures.stalls,
+                figures.lag_s,
+                figures.moved_mib
             );
             assert_eq!(figures.failures, 0, "{name}, {policy}: the host had memory all the time");
             assert!(figures.reservation_mib > figures.resident_mib, "{name}, {policy}: {figures:?}");

@@ -79,7 +79,8 @@ fn run(tenants: &mut [&mut dyn Tenant], mem_mib: Option<u64>) -> Served {
         for index in 0..tenants.len() {
             let used: u64 = tenants.iter().map(|tenant| tenant.charged().get()).sum();
             served.most = served.most.max(Frames::new(used));
-            let has_all = tenants[index].tick(mib(POOL).saturating_sub(Frames::new(used)), wish(index, now_ns));
+            let has_all =
+                tenants[index].tick(mib(POOL).saturating_sub(Frames::new(used)), wish(index, now_ns));
             served.late += u64::from(!has_all && now_ns / S % PHASE_S > GRACE_S);
         }
         now_ns += TICK_NS;
@@ -91,7 +92,9 @@ fn run(tenants: &mut [&mut dyn Tenant], mem_mib: Option<u64>) -> Served {
 fn together(options: &[(Id, &str)], mem_mib: Option<u64>) -> Served {
     let config = plain(MAXIMUM);
     elastic(&config, options, |one| {
-        elastic(&config, options, |two| elastic(&config, options, |three| run(&mut [one, two, three], mem_mib)))
+        elastic(&config, options, |two| {
+            elastic(&config, options, |three| run(&mut [one, two, three], mem_mib))
+        })
     })
 }
 

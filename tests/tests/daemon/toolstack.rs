@@ -160,7 +160,8 @@ fn without_xenstore_it_goes_on_and_obeys_the_limit() {
     // Neither static-max nor a target is known, and nobody ever says anything.
     booted(&plain(64), 4, |guest| {
         let ram = guest.model.ram_frames().to_kib();
-        let mut machine = Machine::new(guest, None, Kib::new(ram.get()), &[(Id::SelfballoonMinUsableMb, "4")]);
+        let mut machine =
+            Machine::new(guest, None, Kib::new(ram.get()), &[(Id::SelfballoonMinUsableMb, "4")]);
         for size in [40, 8, 50, 8] {
             machine.load_until(mib(size), machine.now_ns + 120 * S, |_| {});
             assert_eq!((machine.application.resident(), machine.application.failures), (mib(size), 0));

@@ -72,35 +72,35 @@ impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
     /// outside of the block to move to. Other movable frames stay, and so do pages that come into the block meanwhile:
     /// whether it is whole afterwards is for the caller to see.
     pub fn evacuate(&self, block: &SparseBlock) -> Frames {
-        let mut held = [Gfn::new(0); BLOCK_FRAMES as usize];
-        let mut pages = [Page(0); BLOCK_FRAMES as usize];
-        let mut count = 0;
+        // Marks, and not lists: this runs on stacks of some KiB, below whoever steps the balloon.
+        let mut held = Marks::new(block.first);
         self.frames.held_in_block(block.first, |extent| {
-            if let Some(page) = self.movable(&extent)
-                && count < held.len()
-            {
-                (held[count], pages[count]) = (extent.first, page);
-                count += 1;
+            if self.movable(&extent).is_some() {
+                held.set(extent.first);
             }
         });
+        let mut kept = Marks::new(block.first);
+        let mut frames = held.iter().peekable();
         let mut moved = 0;
-        let mut kept = Kept::new(block.first);
-        for (from, pages) in held[..count].chunks(BATCH).zip(pages[..count].chunks(BATCH)) {
+        let mut short = false;
+        while frames.peek().is_some() && !short {
             let mut moves = [const { None }; BATCH];
-            let mut short = false;
-            for ((place, from), page) in moves.iter_mut().zip(from).zip(pages) {
-                let Some(to) = self.frame_outside(*page, &mut kept) else {
+            for place in &mut moves {
+                let Some(from) = frames.next() else { break };
+                // It may have gone since, or serve another page.
+                let FrameState::Used(held) = self.frames.state(from) else { continue };
+                let Some(page) = self.movable(&held) else { continue };
+                let Some(to) = self.frame_outside(page, &mut kept) else {
                     short = true;
                     break;
                 };
-                *place = Some(Move { page: *page, from: *from, to: Some(to), marked: None });
+                *place = Some(Move { page, from, to: Some(to), marked: None });
             }
             moved += self.move_all(&mut moves);
-            if short {
-                break;
-            }
         }
-        kept.give_back(|extent| self.give_back(extent, Contents::Unknown));
+        for frame in kept.iter() {
+            self.free_unused(frame);
+        }
         Frames::new(moved)
     }
 
@@ -117,12 +117,13 @@ impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
 
     /// A frame outside of the block that is emptied. Frames inside of it are kept until that is done, or they would be
     /// given again.
-    fn frame_outside(&self, page: Page, kept: &mut Kept) -> Option<Extent> {
+    fn frame_outside(&self, page: Page, kept: &mut Marks) -> Option<Extent> {
         loop {
             let extent = self.frame_to_move_to(page).ok()?;
-            if let Err(outside) = kept.keep(extent) {
-                return Some(outside);
+            if !kept.covers(extent.first()) {
+                return Some(extent);
             }
+            kept.set(self.hold(extent));
         }
     }
 
@@ -211,38 +212,34 @@ impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
     }
 }
 
-/// Frames of the block that is emptied, out of everybody's way.
-struct Kept {
+/// Some frames of a block.
+struct Marks {
     block: Gfn,
-    extents: [Option<Extent>; Kept::MOST],
-    count: usize,
+    bits: [u64; BLOCK_FRAMES as usize / 64],
 }
 
-impl Kept {
-    /// Frames that are kept at most; beyond, the block does not come free, and the rest of it is not worth keeping.
-    const MOST: usize = BLOCK_FRAMES as usize;
-
-    fn new(block: Gfn) -> Self {
-        Self { block, extents: [const { None }; Self::MOST], count: 0 }
+impl Marks {
+    const fn new(block: Gfn) -> Self {
+        Self { block, bits: [0; BLOCK_FRAMES as usize / 64] }
     }
 
-    /// Keeps an extent if it is inside the block; else answers it.
-    fn keep(&mut self, extent: Extent) -> Result<(), Extent> {
-        let block = |frame: Gfn| frame.get() / BLOCK_FRAMES;
-        if block(extent.first()) != block(self.block) {
-            return Err(extent);
-        }
-        match self.extents.get_mut(self.count) {
-            Some(place) => *place = Some(extent),
-            None => unreachable!("a block has more frames than {}", Self::MOST),
-        }
-        self.count += 1;
-        Ok(())
+    /// Whether a frame is one of the block.
+    const fn covers(&self, frame: Gfn) -> bool {
+        frame.get() / BLOCK_FRAMES == self.block.get() / BLOCK_FRAMES
     }
 
-    fn give_back(&mut self, mut free: impl FnMut(Extent)) {
-        for extent in self.extents[..self.count].iter_mut().filter_map(Option::take) {
-            free(extent);
-        }
+    /// Marks a frame of the block.
+    fn set(&mut self, frame: Gfn) {
+        assert!(self.covers(frame), "{frame} is not in the block at {}", self.block);
+        let index = (frame.get() % BLOCK_FRAMES) as usize;
+        self.bits[index / 64] |= 1 << (index % 64);
+    }
+
+    /// The marked frames, lowest first.
+    fn iter(&self) -> impl Iterator<Item = Gfn> + use<> {
+        let (first, bits) = (self.block.get() / BLOCK_FRAMES * BLOCK_FRAMES, self.bits);
+        (0..BLOCK_FRAMES)
+            .filter(move |index| bits[*index as usize / 64] >> (index % 64) & 1 != 0)
+            .map(move |index| Gfn::new(first + index))
     }
 }
