@@ -2,7 +2,7 @@
 //! against guests of the same size that have all their memory from the start.
 //!
 //! The host is such that fixed memory just fits: as many guests as its memory divided by theirs. They run, and what they
-//! do is the measure. Then one guest more, and one more, with memory that follows the load; the last number at which all
+//! do is the measure. Then other numbers of guests run, with memory that follows the load; the largest number at which all
 //! end well, no value is wrong, and each does on average 95 % of the measure, is the density.
 //!
 //! The load is a trace: it holds little, rises to two thirds of what a guest may have, which with the allocator's and the
@@ -20,8 +20,8 @@ use std::path::Path;
 
 /// What the work must come to, of what guests with fixed memory do.
 const LEAST_WORK: f64 = 0.95;
-/// `run` starts no more.
-const MOST_GUESTS: u32 = 16;
+/// Until the first load begins, in seconds for each guest: creating one takes the processors from the others.
+const CREATE_S: u64 = 6;
 /// Memory at the start, of those whose memory follows.
 const START_MIB: u32 = 64;
 
@@ -37,8 +37,11 @@ pub(super) struct Options {
     /// Density: seconds of one course of the load.
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..=3600))]
     density_seconds: u64,
+    /// Density: try no more guests than this.
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(2..=16))]
+    density_most: u32,
     /// Density: pages that each guest touches per second.
-    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
     density_rate: u64,
 }
 
@@ -60,9 +63,9 @@ impl Trial {
             guests,
             well: found.ok && found.guests.iter().all(done),
             work: found.measured.work_total,
-            story: std::iter::once(&found.outcome)
-                .chain(&found.notes)
-                .cloned()
+            story: std::iter::once(found.outcome.clone())
+                .chain(found.notes.iter().cloned())
+                .chain(used(found))
                 .collect::<Vec<_>>()
                 .join("; "),
         }
@@ -82,7 +85,10 @@ impl Trial {
 pub(super) fn run(options: &Options, out: &Path) -> Result<Vec<Value>> {
     let fixed_guests = options.density_host / options.density_guest;
     ensure!(fixed_guests > 0, "a guest is larger than the host");
-    ensure!(fixed_guests < MOST_GUESTS, "{fixed_guests} guests of fixed memory fit: more cannot be tried");
+    ensure!(
+        fixed_guests < options.density_most,
+        "{fixed_guests} guests of fixed memory fit, and no more shall be tried"
+    );
     let image = build::build(Image::Ebb)?.image;
     let trace = out.join("density-trace");
     std::fs::write(&trace, options.trace()).with_context(|| format!("cannot write {}", trace.display()))?;
@@ -98,19 +104,42 @@ pub(super) fn run(options: &Options, out: &Path) -> Result<Vec<Value>> {
     };
     let (fixed, accelerator) = trial(fixed_guests, true)?;
     let mut tried = Vec::new();
-    let mut next = fixed.work_each().map(|_| fixed_guests + 1);
-    while let Some(guests) = next {
-        let (elastic, _) = trial(guests, false)?;
-        next = match (enough(&fixed, &elastic), guests) {
-            (true, MOST_GUESTS) => None,
-            // Fewer than with fixed memory would be no density to speak of.
-            (true, _) if guests > fixed_guests => Some(guests + 1),
-            (false, _) if guests == fixed_guests + 1 => Some(fixed_guests),
-            _ => None,
-        };
-        tried.push(elastic);
+    if fixed.work_each().is_some() {
+        let mut range = Range { did: fixed_guests - 1, failed: options.density_most + 1 };
+        while let Some(guests) = range.next() {
+            let (elastic, _) = trial(guests, false)?;
+            range.learn(guests, enough(&fixed, &elastic));
+            tried.push(elastic);
+        }
     }
     Ok(options.figures(&fixed, &tried, accelerator).iter().map(Figure::record).collect())
+}
+
+/// What the host gave at most: where much was left, it was not memory that decided.
+fn used(found: &Summary) -> Option<String> {
+    let (most, host) = found.measured.host_max_kib.zip(found.host_for_guests_kib)?;
+    Some(format!("at most {} of the host's {} MiB in use", most / 1024, host / 1024))
+}
+
+/// Numbers of guests, halved until the density is known: if a number of guests is too many, so are more.
+#[derive(Clone, Copy, Debug)]
+struct Range {
+    /// So many did their work.
+    did: u32,
+    /// So many did not, or shall not be tried.
+    failed: u32,
+}
+
+impl Range {
+    /// What to try next; `None` when nothing lies between.
+    fn next(self) -> Option<u32> {
+        let between = self.failed.saturating_sub(self.did);
+        (between > 1).then(|| self.did + between / 2)
+    }
+
+    fn learn(&mut self, guests: u32, did: bool) {
+        *(if did { &mut self.did } else { &mut self.failed }) = guests;
+    }
 }
 
 /// Whether the guests did what guests with fixed memory do, nearly.
@@ -145,6 +174,7 @@ impl Options {
             format!("--memory={}", START_MIB.min(*density_guest)),
             format!("--maxmem={density_guest}"),
             format!("--seconds={density_seconds}"),
+            format!("--lead={}", u64::from(guests) * CREATE_S),
             "--sample-ms=1000".to_owned(),
             "--workload=trace".to_owned(),
             format!("--module={}", trace.display()),
@@ -158,7 +188,7 @@ impl Options {
     fn figures(&self, fixed: &Trial, tried: &[Trial], accelerator: &str) -> Vec<Figure> {
         let case = format!("{} MiB for guests of {} MiB", self.density_host, self.density_guest);
         let densest = tried.iter().filter(|trial| enough(fixed, trial)).max_by_key(|trial| trial.guests);
-        let beyond = tried.iter().filter(|trial| !enough(fixed, trial)).max_by_key(|trial| trial.guests);
+        let beyond = tried.iter().filter(|trial| !enough(fixed, trial)).min_by_key(|trial| trial.guests);
         let mut note = format!(
             "one round under {accelerator}, {} s of load with {} touches per second and guest, a part of the course \
              apart; fixed memory: {}",
@@ -171,7 +201,7 @@ impl Options {
                     share(beyond).map(|share| format!(", {share:.1} % of the work")).unwrap_or_default();
                 note += &format!("; {} guests did not do it: {}{share}", beyond.guests, beyond.story);
             }
-            None if densest.is_some() => note += &format!("; more than {MOST_GUESTS} were not tried"),
+            None if densest.is_some() => note += &format!("; more than {} were not tried", self.density_most),
             None => note += "; guests with memory that follows were not run: nothing to compare them with",
         }
         let count = |trial: &Trial| f64::from(trial.guests);
@@ -199,7 +229,13 @@ mod tests {
     }
 
     fn options() -> Options {
-        Options { density_host: 1024, density_guest: 256, density_seconds: 60, density_rate: 200 }
+        Options {
+            density_host: 1024,
+            density_guest: 256,
+            density_seconds: 60,
+            density_most: 16,
+            density_rate: 200,
+        }
     }
 
     #[test]
@@ -238,10 +274,23 @@ mod tests {
     #[test]
     fn the_words_are_those_of_run() {
         let words = |fixed| options().words(5, fixed, Path::new("/out/trace"));
-        assert!(words(true).contains(&"--module=/out/trace".to_owned()));
+        assert!(words(true).contains(&"--lead=30".to_owned()));
         assert!(
             words(true).contains(&"--static".to_owned()) && !words(false).contains(&"--static".to_owned())
         );
+    }
+
+    #[test]
+    fn the_density_is_found_by_halves() {
+        for density in 3..=16 {
+            let mut range = Range { did: 3, failed: 17 };
+            let mut trials = 0;
+            while let Some(guests) = range.next() {
+                range.learn(guests, guests <= density);
+                trials += 1;
+            }
+            assert_eq!((range.did, trials <= 4), (density, true));
+        }
     }
 
     #[test]

@@ -91,6 +91,9 @@ pub(crate) struct Args {
     /// has not ended by then has failed [default: 75; without a workload 2].
     #[arg(long, value_name = "N")]
     seconds: Option<u64>,
+    /// Begin the first load only so much later than the first guest was asked for, so that all guests are there by then.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=3600))]
+    lead: u64,
     /// How often the guest says how it is. The host is looked at twice as often.
     #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(20..=60_000))]
     sample_ms: u64,
@@ -197,11 +200,11 @@ impl Args {
         let late = if works { 10 + seconds / 5 } else { 0 };
         let planned = |number: u32| {
             // One course of the load, divided among the guests.
-            let shift = u64::from(number) * seconds / u64::from(self.guests);
+            let shift = self.lead + u64::from(number) * seconds / u64::from(self.guests);
             GuestPlan {
                 name: if several { format!("ebb-{}", number + 1) } else { "ebb".to_owned() },
                 words: self.words(number, seconds, maxmem_mib),
-                shift: several.then(|| Duration::from_secs(shift)),
+                shift: (several || self.lead > 0).then(|| Duration::from_secs(shift)),
                 last_words: self.cmdline.clone(),
                 patience: Duration::from_secs(seconds.saturating_add(shift).saturating_add(late)),
             }
@@ -282,6 +285,16 @@ mod tests {
         );
         assert!(plan.host_memory_mib > DOM0_MIB + XEN_MIB + 256);
         assert_eq!(plan.host_period(), Duration::from_millis(250));
+    }
+
+    #[test]
+    fn a_lead_comes_before_every_load() {
+        let plan = plan("--guests 2 --seconds 10 --lead 30").unwrap();
+        for (guest, shift) in plan.guests.iter().zip([30, 35]) {
+            let cmdline = guest.cmdline(Duration::ZERO);
+            assert!(cmdline.ends_with(&format!(" workload.shift_s={shift}")), "{cmdline}");
+            assert_eq!(guest.patience.as_secs(), shift + 10 + 12);
+        }
     }
 
     #[test]
