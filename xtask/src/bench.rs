@@ -165,9 +165,10 @@ mod tests {
         };
         assert_eq!(parse(&["balloon", "--rounds", "5"]).unwrap().rounds, 5);
         assert_eq!(parse(&["core"]).unwrap().suite, Suite::Core);
+        assert_eq!(parse(&["swap"]).unwrap().suite, Suite::Swap);
         assert_eq!(parse(&["balloon"]).unwrap().mib, [128, 512]);
         assert_eq!(parse(&["balloon", "--mib", "4,8"]).unwrap().mib, [4, 8]);
-        for words in [&[][..], &["swap"], &["balloon", "--rounds", "0"], &["balloon", "--rounds", "x"]] {
+        for words in [&[][..], &["disk"], &["balloon", "--rounds", "0"], &["balloon", "--rounds", "x"]] {
             assert!(parse(words).is_err(), "{words:?}");
         }
     }
