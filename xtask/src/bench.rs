@@ -171,6 +171,7 @@ mod tests {
         };
         assert_eq!(parse(&["balloon", "--rounds", "5"]).unwrap().rounds, 5);
         assert_eq!(parse(&["core"]).unwrap().suite, Suite::Core);
+        assert_eq!(parse(&["swap"]).unwrap().suite, Suite::Swap);
         assert_eq!(parse(&["balloon"]).unwrap().mib, [128, 512]);
         assert_eq!(parse(&["balloon", "--mib", "4,8"]).unwrap().mib, [4, 8]);
         assert_eq!(parse(&["density", "--density-host", "384"]).unwrap().suite, Suite::Density);
