@@ -1,6 +1,6 @@
 //! What makes this machine elastic: the balloon, the thread that drives it, and who tells it what.
 //!
-//! [`start`] runs as a thread, before the main function. Its first act is the urgent one: a guest that was started with
+//! `start` runs in a thread, before the main function. Its first act is the urgent one: a guest that was started with
 //! less memory than its map shows gives the rest back before anybody touches it. Then the worker begins, which is the
 //! portable [`ebb::daemon`] with this machine's clock, counters and store around it.
 //!
