@@ -17,6 +17,7 @@
 //! | [`mm`] | page frames and the kernel heap |
 //! | [`balloon`] | memory that the guest does not need goes back to the hypervisor, and returns |
 //! | [`daemon`] | the worker: observe, decide, move |
+//! | [`swap`] | where pages go that are not in memory: the tiers behind frontswap |
 //! | [`task`] | threads: scheduling, sleep, and what they wait for one another with |
 //! | [`shell`] | the shell on the console |
 //! | [`tmem`] | transcendent memory: the client, frontswap, cleancache |
@@ -40,6 +41,7 @@ pub mod port;
 pub mod report;
 pub mod shell;
 pub mod smp;
+pub mod swap;
 pub mod symbols;
 pub mod task;
 pub mod tmem;

@@ -7,6 +7,7 @@ mod balloon;
 mod core;
 mod figure;
 mod guest;
+mod swap;
 
 use crate::{build, paths};
 use anyhow::{Context, Result, bail, ensure};
@@ -21,6 +22,8 @@ enum Suite {
     Core,
     /// The balloon, beside Linux's on the same Xen.
     Balloon,
+    /// The tiers that evicted pages go to, on the host.
+    Swap,
 }
 
 /// The options of `bench`.
@@ -62,6 +65,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             records
         }
         Suite::Balloon => balloon::run(args.rounds, &args.mib, &out)?,
+        Suite::Swap => swap::run()?,
     };
     println!("{}", table(&records));
     println!(

@@ -102,10 +102,10 @@ pub(super) fn run() -> Result<Vec<Value>> {
 fn instructions(valgrind: Option<&Path>, program: &Path, counted: &Counted) -> Result<Value> {
     let (ours, peer, note) = match valgrind {
         Some(valgrind) => {
-            let ours = per_pair(valgrind, program, counted.ours)?;
+            let ours = per_pair(valgrind, program, counted.ours, PAIRS)?;
             (
                 Some(ours),
-                Some(per_pair(valgrind, program, counted.peer)?),
+                Some(per_pair(valgrind, program, counted.peer, PAIRS)?),
                 "callgrind; with the loop around it",
             )
         }
@@ -120,9 +120,9 @@ fn instructions(valgrind: Option<&Path>, program: &Path, counted: &Counted) -> R
 }
 
 /// The instructions of one pair: the difference between two runs, over the difference in pairs.
-fn per_pair(valgrind: &Path, program: &Path, who: &[&str]) -> Result<f64> {
+pub(super) fn per_pair(valgrind: &Path, program: &Path, who: &[&str], counts: [u64; 2]) -> Result<f64> {
     let mut totals = [0; 2];
-    for (total, pairs) in totals.iter_mut().zip(PAIRS) {
+    for (total, pairs) in totals.iter_mut().zip(counts) {
         let file = program.with_extension("callgrind");
         let output = Command::new(valgrind)
             .args(["--quiet", "--tool=callgrind"])
@@ -139,7 +139,7 @@ fn per_pair(valgrind: &Path, program: &Path, who: &[&str]) -> Result<f64> {
             std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         *total = collected(&text).with_context(|| format!("no total in {}", file.display()))?;
     }
-    Ok((totals[1] as f64 - totals[0] as f64) / (PAIRS[1] - PAIRS[0]) as f64)
+    Ok((totals[1] as f64 - totals[0] as f64) / (counts[1] - counts[0]) as f64)
 }
 
 /// All instructions, from callgrind's file.

@@ -13,6 +13,7 @@
 //! | [`options`] | the options of the command line |
 //! | [`environment`], [`progress`], [`run`] | clock and sleep; what is known while it runs; what is known after |
 //! | [`store`], [`arena`] | the checked memory under the applications |
+//! | [`corpus`] | pages to try compression on |
 //! | [`content`], [`zipf`], [`random`], [`fixed`] | contents, popularity, chance, and their arithmetic without floats |
 //!
 //! ```
@@ -36,6 +37,7 @@ extern crate std;
 
 pub mod arena;
 pub mod content;
+pub mod corpus;
 pub mod environment;
 pub mod fixed;
 pub mod hog;
