@@ -1,6 +1,7 @@
 //! Checks of what boot has built, run in the guest by the test image.
 #![expect(unsafe_code, reason = "memory and instructions that nothing else uses")]
 
+use crate::platform::threads;
 use crate::{Machine, cpus, heap, image, stacks};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -12,8 +13,9 @@ use ebb::arch::paging::Access;
 use ebb::boot_info::{MAX_ENTRIES, RamMap};
 use ebb::mm::frame::{Contents, Extent, FrameState, Request, Use};
 use ebb::port::{MapEntry, MemoryKind, MemoryOps};
-use ebb::units::{FRAME_SHIFT, FRAME_SIZE, Gfn, Order, VcpuId};
+use ebb::units::{FRAME_SHIFT, FRAME_SIZE, FrameRange, Frames, Gfn, Order, VcpuId};
 use spin::once::Once;
+use x86_64::instructions::interrupts::without_interrupts;
 
 /// A check: its name, and what answers the first thing that is wrong.
 pub type Check = (&'static str, fn(&'static Machine) -> Result<(), &'static str>);
@@ -57,6 +59,12 @@ fn interrupts_arrive_and_return(_: &'static Machine) -> Result<(), &'static str>
         asm!("int 0x2F", inout("rax") a_after, inout("r11") b_after);
     }
     ensure(COUNT.load(Ordering::Relaxed) == 1, "the handler was not called once")?;
+    // One that comes although interrupts are off must not get to any handler.
+    let forced = interrupts::forced();
+    // SAFETY: as above; nothing is done about it.
+    without_interrupts(|| unsafe { asm!("int 0x2F") });
+    ensure(COUNT.load(Ordering::Relaxed) == 1, "a handler was called with interrupts off")?;
+    ensure(interrupts::forced() > forced, "an interrupt with interrupts off was not counted")?;
     ensure((a_after, b_after) == (a, b), "the interrupt changed registers")?;
     // SAFETY: nobody handles this vector, so nothing happens.
     unsafe { asm!("int 0x2E") }
@@ -122,15 +130,41 @@ fn the_address_space_keeps_its_promises(machine: &'static Machine) -> Result<(),
     for range in machine.boot_info().ram().ranges() {
         let mut frame = range.start();
         while frame < range.end() {
-            let mapping = machine.look_up(DIRECT_MAP + frame.start().get()).ok_or("RAM is not mapped")?;
-            ensure(mapping.frame == frame, "the direct map is crooked")?;
-            ensure(mapping.access != Access::Execute, "the direct map is executable")?;
-            frame = frame + mapping.size.frames();
+            frame = frame + shown_or_ballooned(machine, frame)?;
         }
         let beyond = machine.look_up(DIRECT_MAP + range.end().start().get());
         ensure(beyond.is_none(), "the direct map shows what is not RAM")?;
     }
     Ok(())
+}
+
+/// Checks the direct map at a frame of RAM, and answers how many frames were seen: just what is in the balloon is not
+/// there.
+fn shown_or_ballooned(machine: &'static Machine, frame: Gfn) -> Result<Frames, &'static str> {
+    let ballooned = |frame: Gfn| machine.frames().state(frame) == FrameState::Ballooned;
+    // The balloon changes the table and the books one after the other. While nobody moves memory, the first look will
+    // do; a frame that is on its way is there, or in the balloon, soon after.
+    const MOST_LOOKS: u32 = 1000;
+    let mut wrong = "";
+    for _ in 0..MOST_LOOKS {
+        let was_ballooned = ballooned(frame);
+        wrong = match machine.look_up(DIRECT_MAP + frame.start().get()) {
+            None if was_ballooned => return Ok(Frames::new(1)),
+            None => "RAM that is not in the balloon is not mapped",
+            Some(_) if was_ballooned => "memory in the balloon is mapped",
+            Some(mapping) => {
+                ensure(mapping.frame == frame, "the direct map is crooked")?;
+                ensure(mapping.access != Access::Execute, "the direct map is executable")?;
+                let frames = mapping.size.frames();
+                if !FrameRange::new(frame, frame + frames).iter().any(ballooned) {
+                    return Ok(frames);
+                }
+                "memory in the balloon is mapped, in a large page"
+            }
+        };
+        threads().yield_now();
+    }
+    Err(wrong)
 }
 
 fn the_heap_gives_and_takes(machine: &'static Machine) -> Result<(), &'static str> {

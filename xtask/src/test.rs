@@ -7,6 +7,7 @@ mod host;
 
 mod outcome;
 mod qemu;
+mod several;
 mod system;
 mod xen;
 

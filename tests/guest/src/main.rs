@@ -35,6 +35,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Display;
+use ebb::arch::interrupts;
 use ebb::cmdline::{self, BASE, Item, Kind, Opt, Value};
 use ebb_boot::cases::{self, Case, Ends, Needs, Not};
 use ebb_boot::{Machine, Outcome, check, report};
@@ -163,7 +164,8 @@ fn main(machine: &'static Machine) -> Outcome {
         run(case, machine);
         ran += 1;
     }
-    report("done", &[("ran", &ran), ("halts_skipped", &ebb::arch::interrupts::halts_skipped())]);
+    let (skipped, forced) = (interrupts::halts_skipped(), interrupts::forced());
+    report("done", &[("ran", &ran), ("halts_skipped", &skipped), ("forced", &forced)]);
     Outcome::Success
 }
 

@@ -214,6 +214,26 @@ impl Model {
         }
     }
 
+    /// Other domains take host memory, or give back what they took last, until `left` frames are free; as many as there
+    /// are if they have not taken that much. Whole chunks first, unlike
+    /// [`host_take_all_but`](Self::host_take_all_but): this is for hosts that several models share.
+    pub fn host_leave(&self, left: Frames) {
+        let mut state = self.state();
+        loop {
+            let excess = state.host.free_frames().saturating_sub(left.get());
+            let order = if excess >= p2m::BLOCK && state.host.free_chunks() > 0 { 9 } else { 0 };
+            if excess == 0 {
+                break;
+            }
+            let Some(first) = state.host.allocate(order) else { break };
+            state.taken.extend(first..first + (1 << order));
+        }
+        while state.host.free_frames() < left.get() {
+            let Some(mfn) = state.taken.pop() else { break };
+            state.host.free(mfn);
+        }
+    }
+
     /// Other domains take one frame of every free 2 MiB chunk, so that none is whole.
     pub fn host_fragment(&self) {
         let mut state = self.state();

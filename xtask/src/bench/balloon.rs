@@ -203,6 +203,9 @@ pub(super) fn run(rounds: u32, sizes_mib: &[u32], out: &Path) -> Result<Vec<Valu
     }
     let accelerator = session.accelerator();
     let Rig { moves, spikes, linux_version, .. } = rig;
+    for note in session.notes() {
+        eprintln!("bench: {note}");
+    }
     session.power_off()?;
     let found =
         figures::Found { sizes_mib, moves: &moves, spikes: &spikes, linux: &linux_version, accelerator };

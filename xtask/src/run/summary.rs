@@ -17,12 +17,12 @@ pub(super) const POWEROFF: &str = "poweroff";
 
 /// Memory and work; of one guest, or of all at once.
 #[derive(Clone, Debug, Default, Serialize)]
-pub(super) struct Measured {
+pub(crate) struct Measured {
     /// The least memory that Xen said the guest had between its first word and its end; of several guests, the least
     /// that all had together while all of them ran.
     host_min_kib: Option<u64>,
     /// The most, at any time.
-    host_max_kib: Option<u64>,
+    pub(crate) host_max_kib: Option<u64>,
     /// The same, as the guest says.
     guest_min_kib: Option<u64>,
     guest_max_kib: Option<u64>,
@@ -31,42 +31,42 @@ pub(super) struct Measured {
     /// Those of them that differ by more than one step of the balloon.
     disagreements: Option<u64>,
     /// What the workload has done.
-    work_total: Option<u64>,
+    pub(crate) work_total: Option<u64>,
     /// Values that were wrong when the workload read them back.
-    verify_errors: Option<u64>,
+    pub(crate) verify_errors: Option<u64>,
 }
 
 /// One guest.
 #[derive(Clone, Debug, Serialize)]
-struct GuestSummary {
-    name: String,
+pub(crate) struct GuestSummary {
+    pub(crate) name: String,
     cmdline: String,
     domid: Option<u32>,
-    outcome: String,
-    ok: bool,
+    pub(crate) outcome: String,
+    pub(crate) ok: bool,
     /// What went wrong, if the outcome does not say all.
-    why: Option<String>,
+    pub(crate) why: Option<String>,
     /// The workload's own word.
-    workload_outcome: Option<String>,
+    pub(crate) workload_outcome: Option<String>,
     boot_ms: Option<u64>,
     shutdown_ms: Option<u64>,
     lifetime_ms: Option<u64>,
     #[serde(flatten)]
-    measured: Measured,
+    pub(crate) measured: Measured,
     records: u64,
     damaged_records: u64,
 }
 
 /// The whole run.
 #[derive(Debug, Serialize)]
-pub(super) struct Summary {
+pub(crate) struct Summary {
     on: Platform,
-    pub(super) accelerator: &'static str,
+    pub(crate) accelerator: &'static str,
     /// `poweroff` and so on; `hung` if it did not stop when it should; `not started`; else what went wrong with the
     /// host. Of several guests, if they differ, each with its name.
-    pub(super) outcome: String,
+    pub(crate) outcome: String,
     /// Whether all ended as they should, and no value was wrong.
-    pub(super) ok: bool,
+    pub(crate) ok: bool,
     /// From the order to create it to the guest's first console line; of several, the longest.
     boot_ms: Option<u64>,
     /// From the request to shut down to the end; the longest.
@@ -79,9 +79,9 @@ pub(super) struct Summary {
     pub(super) total_ms: u64,
     pub(super) xen_version: Option<String>,
     #[serde(flatten)]
-    measured: Measured,
+    pub(crate) measured: Measured,
     /// What the host had for guests, by its own books.
-    host_for_guests_kib: Option<u64>,
+    pub(crate) host_for_guests_kib: Option<u64>,
     /// Memory of the whole machine.
     host_memory_mib: Option<u32>,
     memory_mib: u32,
@@ -96,9 +96,9 @@ pub(super) struct Summary {
     image_bytes: u64,
     /// How many records the guests wrote.
     records: u64,
-    guests: Vec<GuestSummary>,
+    pub(crate) guests: Vec<GuestSummary>,
     /// Why figures are missing, and the like.
-    pub(super) notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
     pub(super) logs: Vec<PathBuf>,
 }
 

@@ -89,7 +89,9 @@ pub(super) fn run(
     let ends = thread::scope(|scope| {
         scope.spawn(move || start_all(scope, stage, &sender));
         show(plan, &messages, view, &mut recorder, &mut summary.notes)
-    })?;
+    });
+    summary.notes.extend(session.notes());
+    let ends = ends?;
     session.power_off()?;
     Ok(Found { recorder, ends })
 }

@@ -12,7 +12,7 @@
 //! | `begin` | `id`, `at_ns` (the guest's time) |
 //! | `end` | `id`, `outcome` (`pass`, `fail`, `skip`), `why` |
 //! | `progress` | anything: a long case is still at work |
-//! | `done` | `ran`: how many cases ended in this boot; `halts_skipped`: interrupts between `sti` and `hlt` |
+//! | `done` | `ran`: how many cases ended in this boot; `halts_skipped`: interrupts between `sti` and `hlt`; `forced`: interrupts while interrupts were off |
 //! | `epitaph` | `what`, `message`, `frames` (function names, innermost first, separated by `;`), `cpu`, `others` and `stopped` (other CPUs, and how many of them stopped) |
 
 use super::outcome::{Case, Outcome, Results, Rung};
@@ -201,6 +201,20 @@ pub(crate) fn soak_option(soak_s: Option<u32>) -> String {
     soak_s.map(|seconds| format!(" test.soak_s={seconds}")).unwrap_or_default()
 }
 
+/// Whether a case whose id begins with `only` can contain, with `prefix` before its id, `filter`: if not, there is no
+/// need to boot.
+///
+/// `only` is an area with the dot at its end, and ids have no other dot and no slash; what follows the area, only the
+/// image knows.
+pub(crate) fn may_match(prefix: &str, only: Option<&str>, filter: Option<&str>) -> bool {
+    let Some(filter) = filter else { return true };
+    let known = format!("{prefix}{}", only.unwrap_or_default());
+    // It begins in the known part, and covers the rest of that; or it lies in what follows.
+    let covers = |(at, _)| known.get(at..).is_some_and(|rest| filter.starts_with(rest));
+    let follows = if only.is_some() { !filter.contains(['.', '/']) } else { !filter.contains('/') };
+    known.contains(filter) || known.char_indices().any(covers) || follows
+}
+
 /// Runs all cases of the image whose id contains `only` and, with `prefix` before it, `filter`.
 ///
 /// # Errors
@@ -214,6 +228,9 @@ pub(crate) fn run(
     filter: Option<&str>,
     results: &mut Results,
 ) -> Result<()> {
+    if !may_match(prefix, only, filter) {
+        return Ok(());
+    }
     let named = |id: &str| format!("{prefix}{id}");
     // The image knows nothing of prefixes, so it is given a filter only if that decides without one.
     let inner = filter.filter(|_| prefix.is_empty()).or(only);
@@ -455,6 +472,29 @@ mod tests {
         ran.unwrap();
         assert_eq!(cases, [("a".into(), false), ("b".into(), true), ("f".into(), true)]);
         assert!(cmdlines[1].contains("test.after=a"));
+    }
+
+    #[test]
+    fn what_cannot_match_is_not_booted() {
+        for (prefix, only, filter, boots) in [
+            ("", None, "threads.", true),
+            ("", None, "4-vcpus/threads.", false),
+            ("8-mib/", Some("boot."), "threads.", false),
+            ("8-mib/", Some("boot."), "6-gib/", false),
+            ("8-mib/", Some("boot."), "boot.", true),
+            ("8-mib/", Some("boot."), "boot.heap", true),
+            ("8-mib/", Some("boot."), "mib/boot.he", true),
+            ("8-mib/", Some("boot."), "8-mib", true),
+            ("8-mib/", Some("boot."), "heap", true),
+            ("8-mib/", Some("boot."), "t.heap", true),
+        ] {
+            assert_eq!(may_match(prefix, only, Some(filter)), boots, "{prefix} {only:?} {filter}");
+            assert!(may_match(prefix, only, None));
+        }
+        let mut script = Script { boots: Vec::new(), cmdlines: Vec::new() };
+        let mut results = Results::default();
+        run(Rung::Qemu, "8-mib/", &mut script, Some("boot."), Some("smp."), &mut results).unwrap();
+        assert!(script.cmdlines.is_empty(), "it was not booted");
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub(crate) enum View {
     Chart(Chart),
     /// In a file or a pipe.
     Lines(Lines),
+    /// Nowhere: somebody else uses the figures.
+    Nothing,
 }
 
 impl View {
@@ -51,6 +53,7 @@ impl View {
         match self {
             Self::Chart(chart) => chart.above.push(line),
             Self::Lines(_) => println!("{line}"),
+            Self::Nothing => {}
         }
     }
 
@@ -60,6 +63,7 @@ impl View {
             match self {
                 Self::Chart(chart) => chart.above.push(format!("run: {line}")),
                 Self::Lines(_) => eprintln!("run: {line}"),
+                Self::Nothing => {}
             }
         }
     }
@@ -73,6 +77,7 @@ impl View {
                     println!("{line}");
                 }
             }
+            Self::Nothing => {}
         }
     }
 

@@ -17,6 +17,11 @@ pub(super) enum Reply {
     Lost,
 }
 
+/// The status of a command of which the agent does not know how it ended.
+const LOST: i32 = -1;
+/// How the dynamic loader begins its last words.
+const LOADER: &str = "Inconsistency detected by ld.so";
+
 /// Gets a command's replies, on the thread that reads them: it must not block.
 type Handler = Box<dyn FnMut(Reply) + Send>;
 
@@ -30,6 +35,21 @@ pub(crate) struct Output {
 }
 
 impl Output {
+    /// Why the command ended otherwise than any program means to, if so: killed for a fault of its own, or left by a
+    /// loader that found the program damaged. The shell says 128 and the signal's number.
+    pub(crate) fn died(&self) -> Option<&'static str> {
+        match self.status {
+            LOST => Some("nobody knows how it ended"),
+            132 => Some("illegal instruction"),
+            134 => Some("aborted"),
+            135 => Some("bus error"),
+            136 => Some("arithmetic error"),
+            139 => Some("segmentation fault"),
+            127 if self.text.contains(LOADER) => Some("the loader found it inconsistent"),
+            _ => None,
+        }
+    }
+
     /// The text of a command that must not fail.
     ///
     /// # Errors
@@ -186,7 +206,7 @@ fn dispatch(table: &mut Table, line: &str) {
         }
         "exit" => {
             if let Some((mut handler, _)) = table.handlers.remove(&id) {
-                handler(Reply::Exit(rest.trim().parse().unwrap_or(-1)));
+                handler(Reply::Exit(rest.trim().parse().unwrap_or(LOST)));
             }
         }
         _ => {}
@@ -241,6 +261,18 @@ mod tests {
         drop((commands, answers));
         assert_eq!(replies.recv_timeout(BOUND), Ok(Reply::Lost));
         assert!(agent.exec("late", BOUND).is_err());
+    }
+
+    #[test]
+    fn a_death_is_no_failure() {
+        let output = |status, text: &str| Output { status, text: text.to_owned() };
+        assert_eq!(output(139, "").died(), Some("segmentation fault"));
+        assert!(output(LOST, "").died().is_some());
+        assert!(output(127, "Inconsistency detected by ld.so: dl-version.c: 204").died().is_some());
+        for alive in [output(0, LOADER), output(1, LOADER), output(127, "sh: xl: not found"), output(137, "")]
+        {
+            assert_eq!(alive.died(), None, "{alive:?}");
+        }
     }
 
     #[test]

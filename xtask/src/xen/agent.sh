@@ -8,7 +8,7 @@
 #
 #   p ID TEXT           a piece of an output line that goes on
 #   o ID TEXT           an output line, or its last piece
-#   exit ID CODE        the command has ended, and this was its status
+#   exit ID CODE        the command has ended, and this was its status, or that of who frames its output, if that died
 #
 # Command 0 is the machine's own: it "exits" when the agent is ready.
 
@@ -16,7 +16,7 @@
 # connects its console to port $2 until the domain is gone. Ends when both are done.
 create() {
     local line domid
-    xl create -F "$1" 2>&1 | {
+    { xl create -F "$1" 2>&1; echo "xl ended with status $?"; } | {
         while IFS= read -r line; do
             echo "$line"
             case $line in
@@ -62,8 +62,10 @@ run() {
         (eval "$2") 2>&1 </dev/null 3>&-
         echo $? >"/run/agent/$1"
     } | frame "$1" >&3
+    framed=$?
     read -r code <"/run/agent/$1"
     rm "/run/agent/$1"
+    [ "$framed" -eq 0 ] || code=$framed
     echo "exit $1 $code" >&3
 }
 

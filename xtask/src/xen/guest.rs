@@ -3,7 +3,7 @@
 //! `xl create -F` stays with the guest and says when it shuts down and why; every reason preserves the domain, so
 //! that nothing of its console is lost and its state can still be looked at. Then it is destroyed.
 
-use super::agent::Reply;
+use super::agent::{Output, Reply};
 use super::session::{Console, Session};
 use crate::console::{Event, Line, Splitter};
 use anyhow::{Context, Result, bail, ensure};
@@ -223,9 +223,9 @@ impl<'s> Guest<'s> {
         let file = format!("/guests/{}.cfg", self.name);
         let lines: Vec<String> = text.lines().map(shell_word).collect();
         let old_log = format!("{CONSOLE_LOGS}/guest-{}.log", self.name);
-        let agent = &self.session.shared().agent;
+        let shared = self.session.shared();
         let write = format!("rm -f {old_log}; printf '%s\\n' {} >{file}", lines.join(" "));
-        agent.exec(&write, COMMAND_BOUND)?.success().context("cannot write the guest's configuration")?;
+        shared.exec(&write, COMMAND_BOUND)?.success().context("cannot write the guest's configuration")?;
 
         let log = File::create(&self.log).with_context(|| format!("cannot create {}", self.log.display()))?;
         self.begun = Instant::now();
@@ -233,9 +233,31 @@ impl<'s> Guest<'s> {
             let sink = Sink { begun: self.begun, log, owner: self.sender.clone() };
             *console.sink.lock().unwrap_or_else(PoisonError::into_inner) = Some(sink);
         }
+        if self.start(&file)? {
+            return Ok(());
+        }
+        let words = std::mem::take(&mut self.xl);
+        if !died_at_work(&words) {
+            bail!("xl cannot create {}:\n{}", self.name, words.trim_end());
+        }
+        shared.note(format!(
+            "dom0: xl died while it created {}, and was told again: {}",
+            self.name,
+            words.trim_end()
+        ));
+        // What it left behind, if anything, has the name.
+        shared.exec(&format!("xl destroy {}", self.name), COMMAND_BOUND)?;
+        self.closed = false;
+        let created = self.start(&file)?;
+        ensure!(created, "xl cannot create {}:\n{}", self.name, self.xl.trim_end());
+        Ok(())
+    }
+
+    /// Has the domain created. False if `xl` ended without; then its words are known.
+    fn start(&mut self, file: &str) -> Result<bool> {
         let owner = self.sender.clone();
         let port = self.console.as_ref().map_or(0, |console| console.port);
-        agent.start(&format!("create {file} {port}"), move |reply| {
+        self.session.shared().agent.start(&format!("create {file} {port}"), move |reply| {
             let _ = owner.send(match reply {
                 Reply::Line(line) => Raw::Xl(line),
                 Reply::Exit(_) => Raw::Closed,
@@ -248,7 +270,7 @@ impl<'s> Guest<'s> {
                 Ok(Raw::Xl(line)) => self.note(&line),
                 Ok(Raw::Closed) => {
                     self.closed = true;
-                    bail!("xl cannot create {}:\n{}", self.name, self.xl.trim_end());
+                    return Ok(false);
                 }
                 Ok(Raw::Lost) => {
                     return Err(self.session.explain("dom0 went away while it created the guest"));
@@ -257,7 +279,7 @@ impl<'s> Guest<'s> {
                 Err(_) => bail!("xl took more than {} s to create {}", CREATE_BOUND.as_secs(), self.name),
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The domain's number.
@@ -346,9 +368,10 @@ impl<'s> Guest<'s> {
     ///
     /// If dom0 does not do it.
     pub(crate) fn destroy(mut self) -> Result<()> {
-        let agent = &self.session.shared().agent;
-        let output = agent.exec(&format!("xl destroy {}", self.domid), COMMAND_BOUND)?;
-        if self.ended.is_none_or(|(ending, _)| ending != Ending::Destroyed) {
+        let output = self.session.exec(&format!("xl destroy {}", self.domid), COMMAND_BOUND)?;
+        // One that died may have done it before.
+        let gone = |session: &Session| session.memory().is_ok_and(|seen| seen.domain(self.domid).is_none());
+        if output.status != 0 && !gone(self.session) {
             output.success().with_context(|| format!("cannot destroy {}", self.name))?;
         }
         // The port can be used again when the process that filled it has let it go.
@@ -397,7 +420,7 @@ impl<'s> Guest<'s> {
             }
         }
         let size = format!("stat -c %s {CONSOLE_LOGS}/guest-{}.log", self.name);
-        let size = self.session.shared().agent.exec(&size, COMMAND_BOUND)?;
+        let size = self.session.exec(&size, COMMAND_BOUND)?;
         // Without a log the guest never wrote anything.
         let expected = if size.status == 0 { size.text.trim().parse::<u64>()? } else { 0 };
         let deadline = Instant::now() + DRAIN_BOUND;
@@ -430,6 +453,13 @@ impl<'s> Guest<'s> {
 fn created(line: &str) -> Option<u32> {
     let (_, rest) = line.split_once("Waiting for domain ")?;
     rest.split_once("(domid ")?.1.split_once(')')?.0.parse().ok()
+}
+
+/// Whether the last line of `create` in dom0 says that `xl` died instead of failing.
+fn died_at_work(words: &str) -> bool {
+    let status =
+        words.lines().rev().find_map(|line| line.strip_prefix("xl ended with status ")?.parse().ok());
+    status.is_some_and(|status| Output { status, text: words.to_owned() }.died().is_some())
 }
 
 /// How `xl create -F` says that the domain ended.
@@ -497,6 +527,17 @@ mod tests {
         assert_eq!(ending("Domain 1 has shut down, reason code 77 0x4d"), Some(Ending::Unknown));
         assert_eq!(ending("Domain 1 has been destroyed."), Some(Ending::Destroyed));
         assert_eq!(ending("Action for shutdown reason code 3 is preserve"), None);
+    }
+
+    #[test]
+    fn an_xl_that_died_is_told_from_one_that_failed() {
+        assert!(died_at_work("Parsing config\nxl ended with status 139\n"));
+        assert!(died_at_work("Inconsistency detected by ld.so: x\nxl ended with status 127\n"));
+        for failed in
+            ["xl ended with status 1\n", "libxl: error\nxl ended with status 3", "no more memory", ""]
+        {
+            assert!(!died_at_work(failed), "{failed}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A program of ours in dom0 asks Xen (package `ebb-dom0`). Its samples come through a port of their own, past the
 //! agent and the toolstack, which are slow under emulation; the agent only starts it.
 
-use super::agent::{Agent, Reply};
+use super::agent::{Agent, Output, Reply};
 use anyhow::{Context, Result, anyhow};
 use ebb_dom0::Sample;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -26,13 +26,13 @@ pub(crate) enum Look {
     Failed(anyhow::Error),
 }
 
-/// Looks once.
+/// Looks once, through what runs a command in dom0.
 ///
 /// # Errors
 ///
 /// If dom0 is gone or the program fails.
-pub(super) fn once<W: Write>(agent: &Agent<W>) -> Result<Sample> {
-    let text = agent.exec(&format!("{PROGRAM} once"), LOOK_BOUND)?.success()?;
+pub(super) fn once(exec: impl FnOnce(&str, Duration) -> Result<Output>) -> Result<Sample> {
+    let text = exec(&format!("{PROGRAM} once"), LOOK_BOUND)?.success()?;
     text.trim_end().parse().with_context(|| format!("{PROGRAM} says {text:?}"))
 }
 

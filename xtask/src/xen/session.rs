@@ -95,6 +95,21 @@ pub(crate) struct Session {
 pub(super) struct Shared {
     pub(super) agent: Agent<UnixStream>,
     pub(super) out: PathBuf,
+    notes: Mutex<Vec<String>>,
+}
+
+impl Shared {
+    /// As [`Session::exec`].
+    pub(super) fn exec(&self, command: &str, bound: Duration) -> Result<Output> {
+        let output = self.agent.exec(command, bound)?;
+        let Some(why) = output.died() else { return Ok(output) };
+        self.note(format!("dom0: `{command}` died and was run again: {why}; {}", output.text.trim_end()));
+        self.agent.exec(command, bound)
+    }
+
+    pub(super) fn note(&self, note: String) {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(note);
+    }
 }
 
 /// A console port that no guest uses.
@@ -177,7 +192,7 @@ impl Session {
         }
         // QEMU has read it; nobody needs it any more.
         let _ = fs::remove_file(work.0.join("initramfs"));
-        let shared = Arc::new(Shared { agent, out });
+        let shared = Arc::new(Shared { agent, out, notes: Mutex::default() });
         let ready_after = begun.elapsed();
         Ok(Self {
             shared,
@@ -211,13 +226,19 @@ impl Session {
         self.shared.out.join(XEN_LOG)
     }
 
-    /// Runs a shell command in dom0. Several may run at once.
+    /// Runs a shell command in dom0. Several may run at once. A command that died, in a way that no program chooses, is
+    /// run once more, and [`Session::notes`] tell of it.
     ///
     /// # Errors
     ///
     /// If dom0 is gone or the command does not end within the bound. A command that fails is not an error.
     pub(crate) fn exec(&self, command: &str, bound: Duration) -> Result<Output> {
-        self.shared.agent.exec(command, bound)
+        self.shared.exec(command, bound)
+    }
+
+    /// What happened in dom0 that should not, and was mended. Each note is told once.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        std::mem::take(&mut *self.shared.notes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// How many pieces of 2 MiB of a guest Xen has mapped whole, or `None` if this Xen does not say where its tables
@@ -240,7 +261,7 @@ impl Session {
     ///
     /// If dom0 is gone or cannot ask Xen.
     pub(crate) fn memory(&self) -> Result<Sample> {
-        memory::once(&self.shared.agent)
+        memory::once(|command, bound| self.shared.exec(command, bound))
     }
 
     /// Has `watcher` told of the memory of all domains every `period`, until the machine ends. It is called on a
@@ -303,12 +324,18 @@ impl Session {
     }
 }
 
+/// Xen's word against its habit of leaving a vCPU's vector registers where they are until another wants them. With that
+/// habit, dom0's programs lost them under QEMU's emulation as soon as guests ran beside: values held in `ymm0` to `ymm15`
+/// were those of another program, or zero, some 20 times in 30 s, and programs of dom0 died of what they had copied
+/// through them. With registers switched at once, none was lost.
+const EAGER_FPU: &str = "spec-ctrl=eager-fpu";
+
 /// QEMU's words for the machine itself. All paths are relative to its working directory: QEMU cuts the
 /// initial-RAM-disk list at commas and spaces, and these have none.
 fn words(config: &HostConfig) -> Vec<String> {
     let xen = format!(
         "console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all conring_size=1M \
-         dom0_mem={DOM0_MIB}M dom0_max_vcpus=1"
+         dom0_mem={DOM0_MIB}M dom0_max_vcpus=1 {EAGER_FPU}"
     );
     let linux = format!("linux {LINUX_WORDS} ebb_control={},initramfs", config.guests + 2);
     let memory = format!("{}M", config.memory_mib);

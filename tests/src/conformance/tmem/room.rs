@@ -208,16 +208,12 @@ pub(crate) fn s060_a_new_page_that_failed_is_not_there<E: Env>(env: &E) -> Outco
 pub(crate) fn s061_a_flush_after_a_failure_settles_it<E: Env>(env: &E) -> Outcome {
     let (me, lab) = (own(env)?, lab(env)?);
     let pool = me.persistent()?;
-    for fault in [Fault::PreCheck, Fault::Data, Fault::Copy] {
+    // A service that replaces in place needs no page for the data.
+    let faults = [Fault::PreCheck, Fault::Copy, Fault::Data];
+    for fault in faults.into_iter().filter(|fault| *fault != Fault::Data || has_defects(env)) {
         me.must_put(pool, key(1, 1), 0xA)?;
         lab.fail(fault);
-        let put = me.put(pool, key(1, 1), 0xB);
-        if put == 1 {
-            // A service that replaces in place needs no page for the data.
-            me.mark(4, 0);
-            lab.fail(Fault::Copy);
-            holds("put", me.put_frame(pool, key(1, 1), me.frame(4)) != 1)?;
-        }
+        holds("the put fails", me.put(pool, key(1, 1), 0xB) != 1)?;
         answers("flush", me.flush(pool, key(1, 1)), 1)?;
         me.must_miss(pool, key(1, 1))?;
     }

@@ -1,0 +1,178 @@
+//! Several tiers: their order, passing pages on, draining before a suspend.
+
+use crate::rig::{Rig, boot_cpu, fill, pattern, persistent, slot, swap};
+use ebb::mm::page::Page;
+use ebb::tmem::frontswap::{Frontswap, Hypervisor, Loaded, Lost, Stored};
+use ebb::tmem::tier::{Load, Loss, Refusal, Slot, Store, SwapType, Tier};
+use percpu::host::Host;
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use xen_abi::Errno;
+
+/// A tier that keeps patterns, up to a limit.
+struct Shelf {
+    name: &'static str,
+    limit: usize,
+    pages: Mutex<HashMap<Slot, u64>>,
+    corrupt: AtomicBool,
+    stuck: AtomicBool,
+}
+
+impl Shelf {
+    fn new(name: &'static str, limit: usize) -> Self {
+        let off = || AtomicBool::new(false);
+        Self { name, limit, pages: Mutex::default(), corrupt: off(), stuck: off() }
+    }
+
+    fn pages(&self) -> usize {
+        self.pages.lock().expect("no panic").len()
+    }
+}
+
+impl Tier for Shelf {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+    fn store(&self, slot: Slot, page: &Page<'_>) -> Store {
+        let mut pages = self.pages.lock().expect("no panic");
+        pages.remove(&slot);
+        if pages.len() >= self.limit {
+            return Store::Refused(Refusal::Full);
+        }
+        let Some(value) = pattern(page) else { return Store::Refused(Refusal::Unsuitable) };
+        pages.insert(slot, value);
+        Store::Stored
+    }
+    fn load(&self, slot: Slot, page: &mut Page<'_>) -> Load {
+        if self.corrupt.load(Ordering::Relaxed) {
+            return Load::Failed(Loss::Corrupt);
+        }
+        let Some(value) = self.pages.lock().expect("no panic").get(&slot).copied() else {
+            return Load::Failed(Loss::Missing);
+        };
+        fill(page, value);
+        Load::Loaded
+    }
+    fn invalidate(&self, slot: Slot) -> Result<(), Errno> {
+        if self.stuck.load(Ordering::Relaxed) {
+            return Err(Errno::EBUSY);
+        }
+        self.pages.lock().expect("no panic").remove(&slot);
+        Ok(())
+    }
+    fn invalidate_area(&self, swap: SwapType) -> Result<(), Errno> {
+        self.pages.lock().expect("no panic").retain(|slot, _| slot.swap != swap);
+        Ok(())
+    }
+}
+
+fn store(rig: &Rig, front: &Frontswap<'_, Host>, offset: u64) -> Stored {
+    let mut page = rig.page(10);
+    fill(&mut page, offset);
+    front.store(slot(offset), &page)
+}
+
+fn loads(rig: &Rig, front: &Frontswap<'_, Host>, offset: u64) {
+    let mut page = rig.page(11);
+    assert_eq!((front.load(slot(offset), &mut page), pattern(&page)), (Ok(Loaded::Copy), Some(offset)));
+}
+
+#[test]
+fn without_tiers_nothing_is_stored_and_nothing_counted() {
+    let rig = Rig::xen412();
+    let _cpu = boot_cpu(rig.host);
+    let front = Frontswap::new(rig.host, &[]);
+    front.init(swap(1), 8).expect("a swap type");
+    assert_eq!(store(&rig, &front, 1), Stored::No);
+    assert_eq!(front.load(slot(1), &mut rig.page(11)), Ok(Loaded::NotHere));
+    assert_eq!(front.counters(), ebb::tmem::frontswap::Counters::default());
+}
+
+#[test]
+fn tiers_are_tried_in_order_and_a_load_asks_the_one_that_has_the_page() {
+    let rig = Rig::xen412();
+    let _cpu = boot_cpu(rig.host);
+    let (small, large) = (Shelf::new("small", 3), Shelf::new("large", 5));
+    let tiers: [&dyn Tier; 2] = [&small, &large];
+    let front = Frontswap::new(rig.host, &tiers);
+    front.init(swap(1), 100).expect("a swap type");
+    let stored: Vec<_> = (0..10).map(|offset| store(&rig, &front, offset)).collect();
+    assert_eq!(stored, [[Stored::Done; 8].as_slice(), &[Stored::No; 2]].concat());
+    assert_eq!((small.pages(), large.pages(), front.curr_pages()), (3, 5, 8));
+    (0..8).for_each(|offset| loads(&rig, &front, offset));
+    let mut odd = rig.page(12);
+    odd.fill(5);
+    assert_eq!(front.store(slot(0), &odd), Stored::No, "unsuitable for both");
+    assert_eq!((small.pages(), front.curr_pages()), (2, 7), "and the old page is gone");
+    // A corrupt tier loses its own pages, and no others.
+    small.corrupt.store(true, Ordering::Relaxed);
+    let lost = Lost { slot: slot(1), tier: Some("small"), why: Loss::Corrupt };
+    assert_eq!(front.load(slot(1), &mut rig.page(11)), Err(lost));
+    loads(&rig, &front, 5);
+}
+
+#[test]
+fn pages_are_passed_on() {
+    let rig = Rig::xen412();
+    let _cpu = boot_cpu(rig.host);
+    let (first, second) = (Shelf::new("first", 4), Shelf::new("second", 2));
+    let tiers: [&dyn Tier; 2] = [&first, &second];
+    let front = Frontswap::new(rig.host, &tiers);
+    front.init(swap(1), 100).expect("a swap type");
+    for offset in 0..4 {
+        assert_eq!(store(&rig, &front, offset), Stored::Done);
+    }
+    let mut bounce = rig.page(13);
+    for (offset, went) in [(0, true), (1, true), (2, false), (0, false), (50, false)] {
+        assert_eq!(front.demote(slot(offset), &mut bounce), Ok(went), "slot {offset}");
+    }
+    assert_eq!((first.pages(), second.pages(), front.curr_pages()), (2, 2, 4));
+    (0..4).for_each(|offset| loads(&rig, &front, offset));
+    first.corrupt.store(true, Ordering::Relaxed);
+    assert!(front.demote(slot(3), &mut bounce).is_err());
+    // What cannot be removed where it came from is never loaded from there again.
+    first.corrupt.store(false, Ordering::Relaxed);
+    front.invalidate_page(slot(0));
+    first.stuck.store(true, Ordering::Relaxed);
+    assert_eq!(front.demote(slot(3), &mut bounce), Ok(true));
+    first.corrupt.store(true, Ordering::Relaxed);
+    loads(&rig, &front, 3);
+}
+
+#[test]
+fn draining_empties_what_a_suspend_would_lose() {
+    let rig = Rig::xen412();
+    let _cpu = boot_cpu(rig.host);
+    let pool = rig.pool();
+    let open = persistent(&pool);
+    let (hypervisor, shelf) = (Hypervisor::new(&pool), Shelf::new("shelf", 100));
+    let tiers: [&dyn Tier; 2] = [&hypervisor, &shelf];
+    let front = Frontswap::new(rig.host, &tiers);
+    front.init(swap(1), 100).expect("a swap type");
+    rig.set_headroom(20);
+    for offset in 0..30 {
+        assert_eq!(store(&rig, &front, offset), Stored::Done);
+    }
+    let in_tmem = rig.model.tmem_pages();
+    assert!((1..20).contains(&in_tmem) && shelf.pages() as u64 == 30 - in_tmem);
+
+    let home = |at: Slot| {
+        let mut page = rig.page(11);
+        assert_eq!((front.load(at, &mut page), pattern(&page)), (Ok(Loaded::Copy), Some(at.offset)));
+        front.invalidate_page(at);
+        true
+    };
+    let refuses = |at: Slot| at.offset != 0 && home(at);
+    assert_eq!(front.drain(&refuses).err(), Some(1), "one would not come home");
+    let drained = front.drain(&home).expect("all come home");
+    assert_eq!((rig.model.tmem_pages(), front.curr_pages()), (0, 30 - in_tmem), "the shelf stays");
+    assert_eq!(store(&rig, &front, 50), Stored::Done);
+    assert_eq!(rig.model.tmem_pages(), 0, "while it is drained, nothing new goes there");
+    rig.model.tmem_restart(); // as after a resume elsewhere
+    drop(drained);
+    open.close().expect("the pool is gone already");
+    let _open = persistent(&pool);
+    assert_eq!(store(&rig, &front, 51), Stored::Done);
+    assert_eq!(rig.model.tmem_pages(), 1);
+}
