@@ -6,6 +6,9 @@
 
 pub mod pool;
 pub mod same;
+pub mod slots;
+pub mod space;
+pub mod tiers;
 
 use crate::units::FRAME_SIZE;
 
