@@ -24,7 +24,7 @@ fn word(start: usize, page: u64, index: u64) -> &'static AtomicU64 {
 /// What a word of a page holds: the first eighth of a page is as good as random, the rest repeats.
 fn contents(page: u64, index: u64, salt: u64) -> u64 {
     let seed = (page ^ salt).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    if index < WORDS / 8 { (seed ^ index).wrapping_mul(0xD134_2543_DE82_EF95) } else { seed ^ index / 16 }
+    if index < WORDS / 8 { (seed ^ index).wrapping_mul(0xD134_2543_DE82_EF95) } else { seed ^ (index / 16) }
 }
 
 fn fill(start: usize, page: u64, salt: u64) {

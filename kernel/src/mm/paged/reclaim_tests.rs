@@ -203,7 +203,6 @@ fn a_page_that_is_touched_on_its_way_out_stays() {
     let (world, shelf, region) = filled(4, 1);
     let address = region.address();
     let _cpu = world.host.enter(CpuId::BOOT);
-    let frame = world.frame_of(address);
     // The write comes after the copy was made: were the copy used, it would be lost.
     *shelf.in_store.lock().unwrap() = Some(Box::new(move || world.store(address, 99).unwrap()));
     let outcome = world.reclaim(pages(1));
@@ -211,7 +210,6 @@ fn a_page_that_is_touched_on_its_way_out_stays() {
     assert_eq!((outcome.freed, outcome.kept), (pages(1), 1));
     assert_eq!((world.stats().kept, shelf.len()), (1, 1));
     assert_eq!(world.load(address), Ok(99));
-    let _ = frame;
     // And if it is discarded meanwhile, its frame is freed once, and the copy forgotten.
     let start = world.detach(region);
     *shelf.in_store.lock().unwrap() = Some(Box::new(move || {
