@@ -44,6 +44,7 @@ mod space;
 mod stacks;
 mod start;
 pub mod store_service;
+pub mod swap;
 pub mod tunables;
 
 pub use cpus::Cpus;

@@ -31,7 +31,7 @@ static SHORTAGE: Once<&'static dyn Shortage> = Once::new();
 pub struct WindowTables(());
 
 /// Where the direct map shows a frame.
-fn bytes(frame: Gfn) -> *mut u8 {
+pub(crate) fn bytes(frame: Gfn) -> *mut u8 {
     match direct_map(frame.start()) {
         Some(address) => ptr::with_exposed_provenance_mut(address as usize),
         None => unreachable!("{frame} was given out, and lies beyond the direct map"),

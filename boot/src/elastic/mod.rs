@@ -18,7 +18,7 @@ use crate::frames::KernelLocks;
 use crate::machine::{Machine, OnXen};
 use crate::platform::Mutex;
 use crate::tunables::{switches, tunables};
-use crate::{cpus, paged, platform, relief};
+use crate::{cpus, paged, platform, relief, swap};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use ebb::balloon::{
     Balloon, Budget, Deflated, NoEvacuation, Outcome, Reason, Scratch, StartFacts, StartPlan,
@@ -63,7 +63,8 @@ pub fn selection() -> Option<&'static Selection> {
 /// Allocations that had to wait for memory since boot, and the time that they waited, in nanoseconds.
 #[must_use]
 pub fn stalls() -> (u64, u64) {
-    (STALLS.load(Ordering::Relaxed), STALL_NS.load(Ordering::Relaxed))
+    let (stalls, stall_ns) = swap::stalls();
+    (STALLS.load(Ordering::Relaxed) + stalls, STALL_NS.load(Ordering::Relaxed) + stall_ns)
 }
 
 /// Has the worker look at everything soon. For threads.
@@ -74,10 +75,17 @@ pub fn wake() {
 /// Begins. In the first thread, before the main function.
 pub(crate) fn start(machine: &'static Machine) {
     let xen = machine.hypervisor().zip(machine.domain());
-    let platform = Platform { xen: xen.is_some(), ..Platform::default() };
+    // The tiers are young: who wants them says so.
+    let tiers = switches().tmem_frontswap == Some(true);
+    let platform =
+        Platform { xen: xen.is_some(), frontswap_built: true, own_tier: tiers, ..Platform::default() };
     let selection = SELECTION.call_once(|| select(&switches(), &platform));
     log::info!("selfballooning {}", selection.selfballooning);
-    let Some((on_xen, domain)) = xen else { return };
+    paged::set_shortage(&Deflate);
+    let Some((on_xen, domain)) = xen else {
+        start_swap(machine, selection);
+        return;
+    };
     let sizes = store::Sizes::read(domain);
     let facts = facts(machine, on_xen, sizes);
     let plan = StartPlan::new(&facts);
@@ -87,7 +95,6 @@ pub(crate) fn start(machine: &'static Machine) {
         pay_debt(balloon, &plan);
     }
     relief::set(relieve);
-    paged::set_shortage(&Deflate);
     log::info!(
         "balloon: {} of RAM, {} charged, {} in the balloon",
         facts.ram.to_kib(),
@@ -95,7 +102,20 @@ pub(crate) fn start(machine: &'static Machine) {
         balloon.ballooned().to_kib()
     );
     tunables().serve(Group::Balloon);
+    // Not before: its books are memory, and memory that was not paid for must not be touched.
+    start_swap(machine, selection);
     worker::start(machine, domain, balloon, &plan, sizes, selection);
+}
+
+/// Has paged memory swap, if that was asked for.
+fn start_swap(machine: &'static Machine, selection: &Selection) {
+    if selection.frontswap.is_on() {
+        log::info!("frontswap {}", selection.frontswap);
+        swap::start(machine);
+    } else {
+        log::info!("frontswap off; tmem.frontswap=1 has idle pages go to compressed memory");
+    }
+    machine.paged().set_commit_limit(commit_limit(machine, Frames::ZERO));
 }
 
 /// What is known of this domain's memory.
@@ -167,18 +187,33 @@ fn relieve(wanted: Frames) -> Frames {
 /// while, or the toolstack may raise its target. Paged memory asks 64 times.
 const PAGE_WAIT_NS: u64 = 500_000_000;
 
-/// Deflates when paged memory has no frame for a page.
+/// What may be promised to the application, where the guest is to do without `withheld` of its memory.
+fn commit_limit(machine: &Machine, withheld: Frames) -> Frames {
+    let stats = machine.frames().stats();
+    let most = stats.managed.saturating_sub(withheld);
+    paged::commit_limit(&stats).saturating_sub(withheld) + swap::promise(most)
+}
+
+/// Gets memory when paged memory has no frame for a page: out of the balloon, and if there is none, from other pages.
 struct Deflate;
 
 impl Shortage for Deflate {
     fn relieve(&self, need: Frames, context: Context) -> bool {
-        let Some(balloon) = BALLOON.get() else { return false };
-        let deflated = deflate(balloon, need);
-        match deflated.stopped {
-            _ if deflated.frames > Frames::ZERO => true,
+        let stopped = match BALLOON.get().map(|balloon| deflate(balloon, need)) {
+            Some(deflated) if deflated.frames > Frames::ZERO => return true,
+            Some(deflated) => deflated.stopped,
+            None => None,
+        };
+        if context == Context::MayNotBlock {
+            swap::wake();
+            return false;
+        }
+        if stopped != Some(Reason::InTransit) && swap::reclaim_now(need) {
+            return true;
+        }
+        match stopped {
             // All that the guest may have, it has.
             None | Some(Reason::Empty) => false,
-            Some(_) if context == Context::MayNotBlock => false,
             Some(Reason::InTransit) => {
                 platform::threads().yield_now();
                 true
@@ -221,7 +256,7 @@ pub fn figures(machine: &Machine) -> Figures {
         free: machine.frames().stats().available(),
         reservation: BALLOON.get().and_then(charged).unwrap_or(ram),
         target: BALLOON.get().map_or(ram, KernelBalloon::target),
-        swapped: Frames::ZERO,
+        swapped: paged.stats().swapped,
     }
 }
 

@@ -1,9 +1,9 @@
 //! The thread that steps: the portable daemon with this machine's clock, counters and tunables.
 
-use super::{KernelBalloon, SCRATCH, STALL_NS, STALLS, URGENT, store};
+use super::{KernelBalloon, SCRATCH, URGENT, stalls, store};
 use crate::platform::{Kernel, Mutex};
 use crate::tunables::tunables;
-use crate::{Domain, Machine, cpus, paged};
+use crate::{Domain, Machine, cpus, swap};
 use core::sync::atomic::{AtomicBool, Ordering};
 use ebb::balloon::toolstack::TargetRule;
 use ebb::balloon::{Budget, Evacuate, Outcome, StartPlan};
@@ -15,6 +15,7 @@ use ebb::task::{Next, Worker};
 use ebb::tunable::{Group, Id};
 use ebb::units::{Frames, Kib};
 use policy::boot::{Selection, Switch};
+use policy::selfshrink::Action;
 use policy::{Decision, Settings};
 use spin::once::Once;
 
@@ -113,29 +114,30 @@ impl Shared {
     /// Has everybody know the ceiling.
     pub(super) fn obey(&self, ceiling: Frames) {
         let ceiling = self.balloon.set_ceiling(ceiling);
-        let stats = self.machine.frames().stats();
         let withheld = self.balloon.base().saturating_sub(ceiling);
-        self.machine.paged().set_commit_limit(paged::commit_limit(&stats).saturating_sub(withheld));
+        self.machine.paged().set_commit_limit(super::commit_limit(self.machine, withheld));
+        swap::apply(self.machine.frames().stats().managed.saturating_sub(withheld));
     }
 
     fn observe(&self) -> Observed {
         let paged = self.machine.paged().stats();
         let balloon = self.balloon;
+        let (stalls, stall_ns) = stalls();
         Observed {
             frames: self.machine.frames().stats(),
             committed: paged.committed,
             resident: paged.resident,
             active: paged.active,
             inactive: paged.inactive,
-            swapped: Frames::ZERO,
-            swap: false,
+            swapped: paged.swapped,
+            swap: self.machine.paged().has_swap(),
             reservation: balloon.exchange().port().current_reservation().unwrap_or(balloon.reservation()),
             base: balloon.base(),
             ceiling: self.toolstack.lock().ceiling(),
-            taken: paged.filled,
-            refaulted: 0,
-            stalls: STALLS.load(Ordering::Relaxed),
-            stall_ns: STALL_NS.load(Ordering::Relaxed),
+            taken: paged.filled + paged.swap_ins,
+            refaulted: paged.refaulted,
+            stalls,
+            stall_ns,
         }
     }
 }
@@ -172,10 +174,27 @@ impl Steps {
             &Movers(shared.machine),
         );
         self.tell(&progress);
+        if let Some(decision) = &progress.decision {
+            self.swap(decision);
+        }
         match progress.next_ns {
             Some(next_ns) => Next::After(next_ns.saturating_sub(cpus::now_ns())),
             None => Next::Idle,
         }
+    }
+
+    /// Does the decision's part that concerns swap.
+    fn swap(&self, decision: &Decision) {
+        let machine = self.shared.machine;
+        if decision.evict_frames > 0 && tunables().is_on(Id::SwapEvict) {
+            let outcome = machine.paged().reclaim(Frames::new(decision.evict_frames));
+            log::debug!("reclaim: {} of {} frames evicted", outcome.freed.get(), decision.evict_frames);
+        }
+        if let Action::Shrink { to_frames } = decision.shrink {
+            let home = swap::shrink(machine, Frames::new(to_frames));
+            log::debug!("selfshrink: {} frames came home, {to_frames} are to stay out", home.get());
+        }
+        swap::wake();
     }
 
     /// Hands the tunables to those who obey them, if any has changed.
@@ -185,6 +204,7 @@ impl Steps {
         if self.generation != Some(generation) {
             self.generation = Some(generation);
             self.shared.balloon.set_scrub(tunables.is_on(Id::ScrubPages));
+            self.shared.obey(self.shared.toolstack.lock().ceiling());
             self.shared.machine.paged().set_overcommit(match tunables.word(Id::Overcommit) {
                 "always" => Overcommit::Always,
                 "heuristic" => Overcommit::Heuristic,

@@ -3,9 +3,15 @@
 //! [`same`] keeps a page that is one word over and over in that word. [`pool`] keeps pages compressed, in frames of the
 //! guest. Each is a value with the same three verbs: store a page and get a handle, load it back, free it. A page that
 //! a tier does not want is refused, by name, and goes to the next.
+//!
+//! [`tiers`] makes tiers of frontswap of them, [`slots`] says which slots are free, and [`space`] is all of it as paged
+//! memory sees it.
 
 pub mod pool;
 pub mod same;
+pub mod slots;
+pub mod space;
+pub mod tiers;
 
 use crate::units::FRAME_SIZE;
 

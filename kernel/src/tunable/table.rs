@@ -147,6 +147,16 @@ table! {
         /// when a promise of memory is refused: when it is absurd, never, or when it could not be kept
         Overcommit: "overcommit", Kind::Choice(&["heuristic", "always", "strict"]), "", Initial::Value(2);
     }
+    /// Where pages go that are not in memory.
+    Swap "swap" {
+        /// pages leave when memory is short; 0: none leaves any more, and those that are out come back when they are touched
+        SwapEvict: "evict", Kind::Switch, "", ON;
+        /// the most that the compressed pool may take, as a part of the memory that the guest may have
+        SwapPoolMaxPercent: "pool_max_percent", Kind::Integer { min: 0, max: 100 }, "%", Initial::Value(60);
+        /// promised beyond memory because swap will take it, as a part of the memory that the guest may have; what is
+        /// promised so, and does not compress, cannot be kept
+        SwapCommitPercent: "commit_percent", Kind::Integer { min: 0, max: 300 }, "%", Initial::Value(0);
+    }
 }
 
 impl Id {

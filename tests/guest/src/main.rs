@@ -24,6 +24,7 @@ mod fast_path;
 mod faults;
 mod paged;
 mod percpu;
+mod reclaim;
 mod smp;
 mod soak;
 mod store;

@@ -10,9 +10,11 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use ebb::mm::frame::SparseBlock;
 use ebb::mm::paged::{Charge, FaultError, Overcommit, PopulateError, Region, ReserveError};
+use ebb::tunable::Id;
 use ebb::units::{FRAME_SIZE, Frames};
 use ebb_boot::cases::{Ends, Not};
 use ebb_boot::paged::{AppAlloc, KernelPaged};
+use ebb_boot::tunables::tunables;
 use ebb_boot::{Machine, case, threads};
 
 /// The word at the start of a page, counted from the region's first.
@@ -25,6 +27,12 @@ fn word(start: usize, page: u64) -> &'static AtomicU64 {
 
 fn start(region: &Region) -> usize {
     region.address() as usize
+}
+
+/// Says whether pages may leave when memory is short.
+pub(crate) fn set_evicting(on: bool) -> Result<(), Not> {
+    let text = if on { "1" } else { "0" };
+    tunables().set(Id::SwapEvict, text).map(drop).map_err(|error| failed("swap.evict")(&error))
 }
 
 /// A region, charged as a whole.
@@ -227,6 +235,7 @@ case!("paged.a_promise_too_many_is_refused", |machine| {
 
 case!("paged.exhaustion_is_a_value_when_filling", |machine| {
     let paged = machine.paged();
+    set_evicting(false)?;
     let before = paged.stats();
     paged.set_overcommit(Overcommit::Always);
     let pages = machine.frames().stats().available().get() + 1000;
@@ -245,6 +254,7 @@ case!("paged.exhaustion_is_a_value_when_filling", |machine| {
     paged.release(region);
     same("pages in the end", paged.stats().resident, before.resident)?;
     same("committed in the end", paged.committed_exactly(), before.committed)?;
+    set_evicting(true)?;
     consistent(machine)
 });
 
@@ -403,6 +413,7 @@ case!(
 #[inline(never)]
 fn touch_too_much(machine: &'static Machine) -> Result<(), Not> {
     let paged = machine.paged();
+    set_evicting(false)?;
     paged.set_overcommit(Overcommit::Always);
     let pages = machine.frames().stats().available().get() + 1000;
     let region = reserve(paged, pages)?;

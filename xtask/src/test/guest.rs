@@ -196,6 +196,12 @@ impl Watch {
     }
 }
 
+/// What the ordinary shape's guest is told beside its cases: there, paged memory swaps. The others do as users' guests
+/// do.
+pub(crate) fn swap_option(shape: &str) -> &'static str {
+    if shape.is_empty() { "tmem.frontswap=1 " } else { "" }
+}
+
 /// What the guest's command line says of a soak of `soak_s` seconds.
 pub(crate) fn soak_option(soak_s: Option<u32>) -> String {
     soak_s.map(|seconds| format!(" test.soak_s={seconds}")).unwrap_or_default()

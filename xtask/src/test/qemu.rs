@@ -84,7 +84,7 @@ impl Guest for Bare<'_> {
             out: self.out.to_path_buf(),
             name: format!("qemu-{}{}", self.shape.name.replace('/', "-"), self.boots),
             kernel: self.image.to_path_buf(),
-            cmdline: format!("{cmdline}{}", self.soak),
+            cmdline: format!("{}{cmdline}{}", guest::swap_option(self.shape.name), self.soak),
             memory_mib: self.shape.memory_mib,
             vcpus: self.shape.vcpus,
         })?;

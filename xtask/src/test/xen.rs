@@ -139,7 +139,11 @@ impl Guest for Domain<'_> {
             kernel: TESTS.to_owned(),
             ramdisk: None,
             // The cases count frames: nobody else moves any.
-            cmdline: format!("tmem.selfballooning=0 {cmdline}{}", self.soak),
+            cmdline: format!(
+                "tmem.selfballooning=0 {}{cmdline}{}",
+                guest::swap_option(self.shape.name),
+                self.soak
+            ),
             memory_mib: self.shape.memory_mib,
             maxmem_mib: self.shape.maxmem_mib,
             vcpus: self.shape.vcpus,

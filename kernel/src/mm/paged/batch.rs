@@ -13,19 +13,20 @@ use crate::mm::frame::Contents;
 use crate::smp::Flush;
 use crate::units::{Gfn, Order};
 
-/// Single frames in a batch.
-const FRAMES: usize = 512;
+/// Single pages in a batch.
+const PAGES: usize = 512;
 /// Tables in a batch.
 const TABLES: usize = 32;
 
 /// Collects what was unmapped.
 #[derive(Debug)]
 pub(super) struct Batch {
-    frames: [Gfn; FRAMES],
+    /// The entries of pages, as they were.
+    pages: [Pte; PAGES],
     count: usize,
     tables: [Option<Table>; TABLES],
     table_count: usize,
-    /// The pages that were unmapped lie between these two, the last one included.
+    /// The pages that CPUs may know lie between these two, the last one included.
     first: u64,
     last: u64,
 }
@@ -33,7 +34,7 @@ pub(super) struct Batch {
 impl Batch {
     pub(super) const fn new() -> Self {
         Self {
-            frames: [Gfn::new(0); FRAMES],
+            pages: [Pte::UNTOUCHED; PAGES],
             count: 0,
             tables: [None; TABLES],
             table_count: 0,
@@ -42,9 +43,9 @@ impl Batch {
         }
     }
 
-    /// Whether it has room for another frame.
+    /// Whether it has room for another page.
     pub(super) const fn has_room(&self) -> bool {
-        self.count < FRAMES
+        self.count < PAGES
     }
 
     /// Whether it has room for another table.
@@ -52,11 +53,13 @@ impl Batch {
         self.table_count < TABLES
     }
 
-    /// Adds the frame that `page` was mapped to.
-    pub(super) fn add(&mut self, page: Page, frame: Gfn) {
-        self.frames[self.count] = frame;
+    /// Adds what the entry of `page` was, which belongs to the page: a frame, or a place in swap.
+    pub(super) fn add(&mut self, page: Page, entry: Pte) {
+        self.pages[self.count] = entry;
         self.count += 1;
-        self.touch(page.0, page.0);
+        if !matches!(entry.state(), State::Swapped(_)) {
+            self.touch(page.0, page.0);
+        }
     }
 
     /// Adds the table that covered the slot beginning at `page`, with all that it maps.
@@ -78,10 +81,12 @@ impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
         if batch.count == 0 && batch.table_count == 0 {
             return;
         }
-        let start = self.span.address(Page(batch.first));
-        self.memory.flush(Flush::pages(start, batch.last - batch.first + 1));
-        for frame in &batch.frames[..batch.count] {
-            self.free_frame(*frame);
+        if batch.first <= batch.last {
+            let start = self.span.address(Page(batch.first));
+            self.memory.flush(Flush::pages(start, batch.last - batch.first + 1));
+        }
+        for entry in &batch.pages[..batch.count] {
+            self.free_contents(*entry);
         }
         let mut active = 0;
         for table in batch.tables[..batch.table_count].iter().flatten() {
@@ -101,18 +106,23 @@ impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
                 continue;
             }
             entry.store(0, core::sync::atomic::Ordering::Relaxed);
-            match pte.state() {
-                State::Present(frame) => {
-                    active += i64::from(pte.is_active());
-                    self.free_frame(frame);
-                }
-                // Who moves it finds it gone, and frees it. What was swapped out will be dropped here.
-                State::Moving(_) | State::Swapped(_) | State::Untouched => {}
-            }
+            active += i64::from(pte.is_active());
+            self.free_contents(pte);
         }
         self.free(table.frame(), Contents::Zero);
         self.counts.tables.add(-1);
         active
+    }
+
+    /// Frees what a page was, by its entry, which is gone from its table and from all CPUs.
+    fn free_contents(&self, entry: Pte) {
+        match entry.state() {
+            // Who was evicting it finds its mark gone, and leaves the frame alone.
+            State::Present(frame) | State::Leaving(frame) => self.free_frame(frame),
+            State::Swapped(entry) => self.free_swapped(entry),
+            // Who moves it, or fetches it, finds it gone, and frees it.
+            State::Moving(_) | State::Untouched => {}
+        }
     }
 
     /// Frees the frame of a page, which no CPU reaches any more.

@@ -1,13 +1,14 @@
 //! What a page-table entry of the window says, to the processor and to us.
 //!
-//! | bits | present | moving | swapped out |
-//! |---|---|---|---|
-//! | 0 | 1 | 0 | 0 |
-//! | 1–3 | writable, and two that stay 0 | 1 | 2 |
-//! | 4–8 | the processor's: 5 accessed, 6 dirty | 0 | the swap type |
-//! | 9 | ours: on the active list | 0 | 0 |
-//! | 12–51 | the frame | the frame that is on its way | the slot, up to bit 61 |
-//! | 63 | no execution | 0 | 0 |
+//! | bits | present | moving | swapped out | leaving |
+//! |---|---|---|---|---|
+//! | 0 | 1 | 0 | 0 | 0 |
+//! | 1–3 | writable, and two that stay 0 | 1 | 2 | 3 |
+//! | 4–8 | the processor's: 5 accessed, 6 dirty | 0 | the swap type | who evicts it |
+//! | 9 | ours: on the active list | 0 | 0 | 0 |
+//! | 12–45 | the frame, up to bit 51 | the frame that is on its way | the slot | the frame that it is in |
+//! | 46–61 | 0 | 0 | when it was evicted | 0 |
+//! | 63 | no execution | 0 | 0 | 0 |
 //!
 //! A word of zero is a page that nobody has touched: its contents are zeros. The processor looks at an entry without
 //! bit 0 no further (Intel SDM volume 3, 4.5; AMD APM volume 2, 5.3).
@@ -25,13 +26,18 @@ const ADDRESS: u64 = 0x000F_FFFF_FFFF_F000;
 const KIND_MASK: u64 = 0b1111;
 const KIND_MOVING: u64 = 1 << 1;
 const KIND_SWAPPED: u64 = 2 << 1;
+const KIND_LEAVING: u64 = 3 << 1;
 
 const SWAP_TYPE_SHIFT: u32 = 4;
 const SWAP_TYPES: u8 = 32;
 const SWAP_SLOT_SHIFT: u32 = 12;
-const SWAP_SLOTS: u64 = 1 << 50;
+const SWAP_SLOTS: u64 = 1 << 34;
+const STAMP_SHIFT: u32 = 46;
 
-/// Where the contents of a page are that is not in memory: a swap type, below 32, and a slot of it, below 2^50.
+/// Who may evict at a time.
+pub(super) const MOST_EVICTORS: usize = SWAP_TYPES as usize;
+
+/// Where the contents of a page are that is not in memory: a swap type, below 32, and a slot of it, below 2^34.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct SwapEntry {
     kind: u8,
@@ -59,7 +65,7 @@ impl SwapEntry {
 }
 
 /// An entry, as it was read.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Pte(u64);
 
 /// What it says.
@@ -73,6 +79,8 @@ pub(super) enum State {
     Moving(Gfn),
     /// Elsewhere.
     Swapped(SwapEntry),
+    /// In a frame still, which whoever evicts it copies. Whoever touches the page keeps it.
+    Leaving(Gfn),
 }
 
 impl Pte {
@@ -106,10 +114,26 @@ impl Pte {
         Self(frame.start().get() | KIND_MOVING)
     }
 
-    /// A page whose contents are elsewhere.
-    #[cfg_attr(not(test), expect(dead_code, reason = "what eviction will write; faults know it already"))]
-    pub(super) const fn swapped(entry: SwapEntry) -> Self {
-        Self(entry.slot << SWAP_SLOT_SHIFT | (entry.kind as u64) << SWAP_TYPE_SHIFT | KIND_SWAPPED)
+    /// A page whose contents are elsewhere, since the time that `stamp` tells.
+    pub(super) const fn swapped(entry: SwapEntry, stamp: u16) -> Self {
+        let place = entry.slot << SWAP_SLOT_SHIFT | (entry.kind as u64) << SWAP_TYPE_SHIFT;
+        Self((stamp as u64) << STAMP_SHIFT | place | KIND_SWAPPED)
+    }
+
+    /// When a page was evicted whose contents are elsewhere.
+    pub(super) const fn stamp(self) -> u16 {
+        (self.0 >> STAMP_SHIFT) as u16
+    }
+
+    /// A page in `frame` that `evictor`, below [`MOST_EVICTORS`], is about to take out. No two marks of different
+    /// evictors are the same.
+    pub(super) const fn leaving(frame: Gfn, evictor: u8) -> Self {
+        Self(frame.start().get() | (evictor as u64) << SWAP_TYPE_SHIFT | KIND_LEAVING)
+    }
+
+    /// The same page, on the active list.
+    pub(super) const fn activated(self) -> Self {
+        Self(self.0 | ACTIVE)
     }
 
     /// What it says.
@@ -127,8 +151,9 @@ impl Pte {
             KIND_MOVING => State::Moving(frame),
             KIND_SWAPPED => {
                 let kind = (self.0 >> SWAP_TYPE_SHIFT) as u8 % SWAP_TYPES;
-                State::Swapped(SwapEntry { kind, slot: self.0 >> SWAP_SLOT_SHIFT })
+                State::Swapped(SwapEntry { kind, slot: self.0 >> SWAP_SLOT_SHIFT & (SWAP_SLOTS - 1) })
             }
+            KIND_LEAVING => State::Leaving(frame),
             _ => unreachable!("paged memory: corrupt page-table entry {:#x}", self.0),
         }
     }
@@ -170,11 +195,18 @@ mod tests {
         assert_eq!(Pte::moving(Gfn::new(0)).state(), State::Moving(Gfn::new(0)));
         for kind in [0, 1, 31] {
             for slot in [0, 1, SWAP_SLOTS - 1] {
-                let entry = SwapEntry::new(kind, slot).unwrap();
-                let pte = Pte::swapped(entry);
-                assert_eq!(pte.state(), State::Swapped(entry));
-                assert_eq!(pte.bits() & PRESENT, 0, "the processor must not take it for a page");
+                for stamp in [0, 1, u16::MAX] {
+                    let entry = SwapEntry::new(kind, slot).unwrap();
+                    let pte = Pte::swapped(entry, stamp);
+                    assert_eq!((pte.state(), pte.stamp()), (State::Swapped(entry), stamp));
+                    assert_eq!(pte.bits() & PRESENT, 0, "the processor must not take it for a page");
+                }
             }
+        }
+        for evictor in [0, 1, MOST_EVICTORS as u8 - 1] {
+            let pte = Pte::leaving(frame, evictor);
+            assert_eq!((pte.state(), pte.bits() & PRESENT), (State::Leaving(frame), 0));
+            assert!(!pte.is_active() && pte != Pte::leaving(frame, evictor ^ 1));
         }
         assert_eq!(SwapEntry::new(32, 0), None);
         assert_eq!(SwapEntry::new(0, SWAP_SLOTS), None);

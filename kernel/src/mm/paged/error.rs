@@ -3,6 +3,7 @@
 use core::fmt;
 
 use super::entry::SwapEntry;
+use super::swap::Lost;
 use crate::mm::frame::AllocError;
 use crate::units::{Frames, Gfn};
 
@@ -67,6 +68,8 @@ pub enum FaultError {
     NoFrame(AllocError),
     /// The contents were swapped out, and there is nobody to bring them back.
     Swapped(SwapEntry),
+    /// The contents were swapped out, and are lost.
+    Lost(SwapEntry, Lost),
 }
 
 impl fmt::Display for FaultError {
@@ -76,6 +79,9 @@ impl fmt::Display for FaultError {
             Self::NoFrame(error) => write!(f, "memory is exhausted: {error}"),
             Self::Swapped(entry) => {
                 write!(f, "swapped out to slot {} of type {}, out of reach", entry.slot(), entry.kind())
+            }
+            Self::Lost(entry, lost) => {
+                write!(f, "swapped out to slot {} of type {}, and {lost}", entry.slot(), entry.kind())
             }
         }
     }

@@ -29,8 +29,10 @@ pub enum Context {
 pub enum Served {
     /// It got a frame.
     Filled,
-    /// It was there already: another CPU was faster.
+    /// It was there already: another CPU was faster. Or it was about to leave, and stays.
     WasThere,
+    /// It was elsewhere, and was fetched into a frame.
+    Fetched,
 }
 
 /// Who gets memory when there is none: the balloon, reclaim.
@@ -48,9 +50,19 @@ const NEED: Frames = Frames::new(64);
 /// Times that one fault believes a shortage to be relieved.
 const MOST_TRIES: u32 = 64;
 
+/// What there is of a page that somebody needs.
+enum Found {
+    /// It is in a frame.
+    There,
+    /// It was never touched.
+    Nothing,
+    /// It is elsewhere; the entry that says where.
+    Away(Pte),
+}
+
 /// Whether the last frames may be taken.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Reserve {
+pub(super) enum Reserve {
     Keep,
     Use,
 }
@@ -107,39 +119,58 @@ impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
         }
     }
 
-    /// Fills a page.
+    /// Fills a page, with zeros or with what it held.
     fn fill(&self, page: Page, reserve: Reserve) -> Result<Served, FaultError> {
         let (gib, slot) = self.slot(page).ok_or(FaultError::NoRegion)?;
-        if let Some(served) = self.look(slot, page)?.0 {
-            return Ok(served);
+        loop {
+            // The lock opens here.
+            let found = self.look(slot, page)?.0;
+            let served = match found {
+                Found::There => {
+                    self.counts.raced.add(1);
+                    return Ok(Served::WasThere);
+                }
+                Found::Away(entry) => self.fetch(slot, page, entry, reserve)?,
+                Found::Nothing => {
+                    // Zeroed with no lock held, so that others can use the slot meanwhile.
+                    let frame = self.take_frame(page, reserve)?;
+                    let mut table = None;
+                    let filled = self.install(gib, slot, page, frame, &mut table, reserve);
+                    if let Some(spare) = table.take() {
+                        self.give_back(spare, Contents::Zero);
+                    }
+                    filled?
+                }
+            };
+            // If not, the page has changed meanwhile.
+            if let Some(served) = served {
+                return Ok(served);
+            }
         }
-        // Zeroed with no lock held, so that others can use the slot meanwhile.
-        let frame = self.take_frame(page, reserve)?;
-        let mut table = None;
-        let filled = self.install(gib, slot, page, frame, &mut table, reserve);
-        if let Some(spare) = table.take() {
-            self.give_back(spare, Contents::Zero);
-        }
-        filled
     }
 
-    /// Whether the page needs a frame: `None` if it does. Waits while it is being moved. With the slot locked.
-    fn look<'s>(&self, slot: &'s Slot, page: Page) -> Result<(Option<Served>, Locked<'s, P>), FaultError> {
+    /// What there is of the page. Waits while it is being moved or fetched; keeps it if it is about to leave. With the
+    /// slot locked.
+    fn look<'s>(&self, slot: &'s Slot, page: Page) -> Result<(Found, Locked<'s, P>), FaultError> {
         let mut rounds = 0_u32;
         loop {
             let locked = slot.lock(self.platform);
             if page.index() as u64 >= locked.word().pages() {
                 return Err(FaultError::NoRegion);
             }
-            let Some(table) = locked.word().table() else { return Ok((None, locked)) };
+            let Some(table) = locked.word().table() else { return Ok((Found::Nothing, locked)) };
             let entry = self.memory.entry(table, page.index());
-            match Pte::from_bits(entry.load(Ordering::Relaxed)).state() {
-                State::Untouched => return Ok((None, locked)),
-                State::Present(_) => {
-                    self.counts.raced.add(1);
-                    return Ok((Some(Served::WasThere), locked));
+            let found = Pte::from_bits(entry.load(Ordering::Relaxed));
+            match found.state() {
+                State::Untouched => return Ok((Found::Nothing, locked)),
+                State::Present(_) => return Ok((Found::There, locked)),
+                State::Swapped(_) => return Ok((Found::Away(found), locked)),
+                State::Leaving(frame) => {
+                    // The frame is the page's until whoever evicts it finds this mark as it was.
+                    entry.store(Pte::page(frame).bits(), Ordering::Release);
+                    self.counts.kept.add(1);
+                    return Ok((Found::There, locked));
                 }
-                State::Swapped(entry) => return Err(FaultError::Swapped(entry)),
                 State::Moving(_) => {
                     drop(locked);
                     rounds = rounds.saturating_add(1);
@@ -149,8 +180,8 @@ impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
         }
     }
 
-    /// Maps `page` to `frame`, unless it has got a frame meanwhile. If the slot needs a table, one comes from `spare`,
-    /// which is filled on the way.
+    /// Maps `page` to `frame`, unless it has changed meanwhile, which answers `None`. If the slot needs a table, one
+    /// comes from `spare`, which is filled on the way.
     fn install(
         &self,
         gib: &Gib,
@@ -159,19 +190,19 @@ impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
         frame: Extent,
         spare: &mut Option<Extent>,
         reserve: Reserve,
-    ) -> Result<Served, FaultError> {
+    ) -> Result<Option<Served>, FaultError> {
         loop {
-            let (served, mut locked) = match self.look(slot, page) {
+            let (found, mut locked) = match self.look(slot, page) {
                 Ok(found) => found,
                 Err(error) => {
                     self.give_back(frame, Contents::Zero);
                     return Err(error);
                 }
             };
-            if let Some(served) = served {
+            if !matches!(found, Found::Nothing) {
                 drop(locked);
                 self.give_back(frame, Contents::Zero);
-                return Ok(served);
+                return Ok(None);
             }
             let table = match (locked.word().table(), spare.take()) {
                 (Some(table), unneeded) => {
@@ -198,7 +229,7 @@ impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
                 }
             };
             self.map(&mut locked, table, page, frame);
-            return Ok(Served::Filled);
+            return Ok(Some(Served::Filled));
         }
     }
 
@@ -232,7 +263,7 @@ impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
         Ok(extent)
     }
 
-    fn take(&self, request: Request, reserve: Reserve) -> Result<Extent, AllocError> {
+    pub(super) fn take(&self, request: Request, reserve: Reserve) -> Result<Extent, AllocError> {
         match reserve {
             Reserve::Keep => self.frames.alloc(request),
             Reserve::Use => self.frames.alloc(request.emergency()),

@@ -8,6 +8,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::entry::Pte;
 use super::place::Page;
+use crate::mm::frame::Extent;
+use crate::mm::page;
 use crate::smp::Flush;
 use crate::units::Gfn;
 
@@ -126,6 +128,11 @@ impl<M: Mmu> Memory<M> {
     pub(super) fn copy(&self, from: Gfn, to: Gfn) {
         // SAFETY: both are allocated, and no CPU reaches either: the one is not mapped any more, the other not yet.
         unsafe { self.0.copy(from, to) }
+    }
+
+    /// A frame that the caller has, lent to somebody who fills it or copies it; `None` if the extent is larger than one.
+    pub(super) fn lend<'a>(&'a self, frame: &'a mut Extent) -> Option<page::Page<'a>> {
+        page::Page::of(frame, &self.0)
     }
 
     /// Entry `index`, below 512, of a table.

@@ -16,6 +16,9 @@
 //! | `batch.rs` | what was unmapped: forgotten everywhere, then freed |
 //! | `migrate.rs` | moving pages to other frames |
 //! | `scan.rs` | active and inactive pages |
+//! | `swap.rs` | the seam to where pages go that are not in memory |
+//! | `evict.rs` | pages leave: reclaim |
+//! | `fetch.rs` | and come back |
 //! | `commit.rs` | promises and their limit |
 //! | `memory.rs` | the seam to page tables and frames: all `unsafe` but the allocator's |
 //! | [`heap`] | an allocator for collections over it |
@@ -23,21 +26,23 @@
 //! **Locks.** A slot's lock is held with interrupts off for at most one look through its table; no other lock is taken
 //! under it but the frame allocator's, and nothing waits for other CPUs under it. TLB shootdowns happen with no lock
 //! held. A page that is being moved is not locked: its entry says so, and who touches it spins until it has arrived,
-//! which takes a flush and a few copies. While a CPU waits with interrupts off, in any of these ways, it must answer
+//! which takes a flush and a few copies, or one load from swap. While a CPU waits with interrupts off, in any of these ways, it must answer
 //! flushes; [`percpu::Cpus::relax`] does that here, and spin locks under which paged memory is touched must, too.
 //!
 //! **Faults in contexts that must not block** (interrupts off, a spin lock held, a read section of RCU) are served like
 //! all others as long as there is a free frame, because taking one does not block. When there is none, a
 //! [`Shortage`] is told whether it may block; where it may not, the reserve below the lowest watermark is used. A page
-//! whose contents were swapped out will need blocking; memory that is touched in such contexts will have to be filled
-//! and kept ([`Paged::populate`] fills).
+//! that was swapped out is fetched in the same way, for which [`Swap::load`] does not block. Interrupt handlers are the
+//! exception: they may have interrupted swap itself, and touch only memory that is not paged.
 
 mod batch;
 mod book;
 mod commit;
 mod entry;
 mod error;
+mod evict;
 mod fault;
+mod fetch;
 pub mod heap;
 mod memory;
 mod migrate;
@@ -46,8 +51,11 @@ mod region;
 mod scan;
 mod slot;
 mod stats;
+mod swap;
 mod validate;
 
+#[cfg(test)]
+mod reclaim_tests;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]
@@ -56,6 +64,7 @@ mod tests;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
+use core::sync::atomic::AtomicU64;
 
 use percpu::{PercpuCounter, Platform, SpinLock};
 use spin::once::Once;
@@ -71,11 +80,13 @@ use crate::units::{FRAME_SIZE, Frames, VcpuId};
 pub use self::commit::Overcommit;
 pub use self::entry::SwapEntry;
 pub use self::error::{CommitError, FaultError, MigrateError, OutsideRegion, PopulateError, ReserveError};
+pub use self::evict::Reclaimed;
 pub use self::fault::{Context, Served, Shortage};
 pub use self::memory::{Mmu, Words};
 pub use self::region::{Charge, Mask, Region};
 pub use self::scan::Scanned;
 pub use self::stats::Stats;
+pub use self::swap::{Lost, Refused, Swap};
 pub use self::validate::Inconsistency;
 
 /// Where the window is, and how much may be promised at first.
@@ -109,6 +120,10 @@ pub struct Paged<L: LockKind + 'static, M: Mmu, P: Platform> {
     counts: Counts<P>,
     shortage: Once<&'static dyn Shortage>,
     hand: scan::Hand,
+    swap: Once<swap::Attached>,
+    evict_hand: evict::Hand,
+    /// Pages evicted so far: the clock that tells how long one was away.
+    evictions: AtomicU64,
 }
 
 /// What is counted where it is hot: on the CPU.
@@ -132,6 +147,20 @@ struct Counts<P: Platform> {
     freed: PercpuCounter<P>,
     /// Times that a shortage was told.
     shortages: PercpuCounter<P>,
+    /// Pages that are in swap.
+    swapped: PercpuCounter<P>,
+    /// Pages that were evicted.
+    swap_outs: PercpuCounter<P>,
+    /// Pages that came back.
+    swap_ins: PercpuCounter<P>,
+    /// Those that were missed soon.
+    refaulted: PercpuCounter<P>,
+    /// Pages that were touched on their way out.
+    kept: PercpuCounter<P>,
+    /// Pages that swap did not take.
+    swap_refused: PercpuCounter<P>,
+    /// Loads that found the page lost.
+    swap_lost: PercpuCounter<P>,
 }
 
 impl<L: LockKind, M: Mmu, P: Platform> fmt::Debug for Paged<L, M, P> {
@@ -175,6 +204,13 @@ impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
             migrated: counter(batch)?,
             freed: counter(batch)?,
             shortages: counter(batch)?,
+            swapped: counter(batch)?,
+            swap_outs: counter(batch)?,
+            swap_ins: counter(batch)?,
+            refaulted: counter(batch)?,
+            kept: counter(batch)?,
+            swap_refused: counter(batch)?,
+            swap_lost: counter(batch)?,
         };
         Ok(Self {
             frames,
@@ -187,6 +223,9 @@ impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
             counts,
             shortage: Once::new(),
             hand: scan::Hand::new(),
+            swap: Once::new(),
+            evict_hand: evict::Hand::new(),
+            evictions: AtomicU64::new(0),
         })
     }
 

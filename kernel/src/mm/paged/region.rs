@@ -285,13 +285,13 @@ impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
                     let pte = Pte::from_bits(pte);
                     match pte.state() {
                         State::Untouched => {}
-                        State::Present(frame) => {
+                        State::Present(_) | State::Leaving(_) | State::Swapped(_) => {
                             locked.count_unused();
                             active += i64::from(pte.is_active());
-                            batch.add(page, frame);
+                            batch.add(page, pte);
                         }
-                        // Who moves it finds it gone, and frees it. What was swapped out will be dropped here.
-                        State::Moving(_) | State::Swapped(_) => locked.count_unused(),
+                        // Who moves it, or fetches it, finds it gone, and frees it.
+                        State::Moving(_) => locked.count_unused(),
                     }
                     pages.start += 1;
                 }

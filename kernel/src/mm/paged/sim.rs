@@ -3,7 +3,7 @@
 //! is freed too early shows as a value in the wrong place.
 
 use core::ops::Deref;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::boxed::Box;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -188,6 +188,14 @@ impl World {
         self.sim.walk(address)
     }
 
+    /// Has pages go to a swap of the tests. Never freed.
+    pub(super) fn attach_swap(&self) -> &'static Shelf {
+        let _cpu = self.host.enter(percpu::CpuId::BOOT);
+        let shelf = Box::leak(Box::new(Shelf::default()));
+        self.paged.set_swap(shelf).unwrap();
+        shelf
+    }
+
     /// All books agree.
     pub(super) fn validate(&self) {
         self.paged.validate().unwrap();
@@ -198,5 +206,67 @@ impl World {
     pub(super) fn block_of(&self, frame: Gfn) -> crate::mm::frame::SparseBlock {
         let first = Gfn::new(frame.get() >> Order::BLOCK.get() << Order::BLOCK.get());
         crate::mm::frame::SparseBlock { first, movable: Frames::ZERO }
+    }
+}
+
+/// A swap that keeps copies in a map, holds paged memory to the rules of [`Swap`], and fails when it is told to.
+#[derive(Default)]
+pub(super) struct Shelf {
+    pages: Mutex<BTreeMap<u64, Vec<u64>>>,
+    next: AtomicU64,
+    /// Every so many stores are refused as unsuitable; 0 for none.
+    pub(super) refuse_each: AtomicU64,
+    /// It is full.
+    pub(super) full: AtomicBool,
+    /// Loads fail.
+    pub(super) losing: AtomicBool,
+    pub(super) stores: AtomicU64,
+    pub(super) loads: AtomicU64,
+    /// Runs once in a store, before it answers.
+    pub(super) in_store: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Shelf {
+    pub(super) fn len(&self) -> usize {
+        self.pages.lock().unwrap().len()
+    }
+}
+
+impl Swap for Shelf {
+    fn store(&self, _: u64, page: &crate::mm::page::Page<'_>) -> Result<SwapEntry, Refused> {
+        if let Some(work) = self.in_store.lock().unwrap().take() {
+            work();
+        }
+        let number = self.stores.fetch_add(1, Ordering::Relaxed) + 1;
+        let each = self.refuse_each.load(Ordering::Relaxed);
+        if self.full.load(Ordering::Relaxed) {
+            return Err(Refused::Full);
+        }
+        if each != 0 && number.is_multiple_of(each) {
+            return Err(Refused::Unsuitable);
+        }
+        let slot = self.next.fetch_add(1, Ordering::Relaxed);
+        let words = page.words().iter().map(|word| word.load(Ordering::Relaxed)).collect();
+        self.pages.lock().unwrap().insert(slot, words);
+        Ok(SwapEntry::new((slot % 32) as u8, slot).unwrap())
+    }
+
+    fn load(&self, entry: SwapEntry, page: &mut crate::mm::page::Page<'_>) -> Result<(), Lost> {
+        assert_eq!(u64::from(entry.kind()), entry.slot() % 32);
+        self.loads.fetch_add(1, Ordering::Relaxed);
+        if self.losing.load(Ordering::Relaxed) {
+            page.fill(0);
+            return Err(Lost { holder: "the shelf", why: "it was told to" });
+        }
+        let pages = self.pages.lock().unwrap();
+        let words = pages.get(&entry.slot()).expect("a page that was freed is loaded");
+        for (word, value) in page.words_mut().iter().zip(words) {
+            word.store(*value, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn free(&self, entry: SwapEntry) {
+        self.pages.lock().unwrap().remove(&entry.slot()).expect("a page is freed twice");
     }
 }

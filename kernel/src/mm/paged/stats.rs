@@ -39,6 +39,20 @@ pub struct Stats {
     pub migrated: u64,
     /// Times that there was no frame for a page.
     pub shortages: u64,
+    /// Pages that are elsewhere now.
+    pub swapped: Frames,
+    /// Pages that were evicted.
+    pub swap_outs: u64,
+    /// Pages that came back.
+    pub swap_ins: u64,
+    /// Those of them that were missed soon: before as many others were evicted as were in memory.
+    pub refaulted: u64,
+    /// Pages that were touched on their way out, and stayed.
+    pub kept: u64,
+    /// Pages that swap did not take.
+    pub swap_refused: u64,
+    /// Times that a page which swap should have had was lost.
+    pub swap_lost: u64,
 }
 
 impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
@@ -66,7 +80,20 @@ impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
             freed: count(&self.counts.freed),
             migrated: count(&self.counts.migrated),
             shortages: count(&self.counts.shortages),
+            swapped: frames(&self.counts.swapped),
+            swap_outs: count(&self.counts.swap_outs),
+            swap_ins: count(&self.counts.swap_ins),
+            refaulted: count(&self.counts.refaulted),
+            kept: count(&self.counts.kept),
+            swap_refused: count(&self.counts.swap_refused),
+            swap_lost: count(&self.counts.swap_lost),
         }
+    }
+
+    /// Pages that are elsewhere: within `cpus * (batch - 1)`, by one load.
+    #[must_use]
+    pub fn swapped(&self) -> Frames {
+        Frames::new(self.counts.swapped.read_positive().cast_unsigned())
     }
 
     /// Pages with a frame: within `cpus * (batch - 1)`, by one load.

@@ -55,6 +55,7 @@ impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
     /// The first inconsistency.
     pub fn validate(&self) -> Result<(), Inconsistency> {
         let (mut resident, mut active, mut tables, mut reserved, mut regions) = (0, 0, 0, 0, 0);
+        let mut swapped = 0;
         for (number, _, slot) in self.slots() {
             let locked = slot.lock(self.platform);
             let word = locked.word();
@@ -77,9 +78,13 @@ impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
                     return Err(Inconsistency::Unreserved(page.0));
                 }
                 active += u64::from(pte.is_active());
-                if let State::Present(frame) = pte.state() {
-                    resident += 1;
-                    self.check_frame(page, frame)?;
+                match pte.state() {
+                    State::Present(frame) | State::Leaving(frame) => {
+                        resident += 1;
+                        self.check_frame(page, frame)?;
+                    }
+                    State::Swapped(_) => swapped += 1,
+                    State::Moving(_) | State::Untouched => {}
                 }
             }
             agree("entries in use of a slot", word.used(), used)?;
@@ -87,6 +92,7 @@ impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
         let stats = self.stats();
         agree("resident pages", stats.resident.get(), resident)?;
         agree("active pages", self.counts.active.sum().cast_unsigned(), active)?;
+        agree("swapped pages", stats.swapped.get(), swapped)?;
         agree("page tables", stats.tables.get(), tables)?;
         agree("regions", stats.regions as u64, regions)?;
         let free = self.book.lock(self.platform).free_slots() as u64;

@@ -1,0 +1,218 @@
+//! The guest's own tiers, as frontswap knows them: a slot's page has a handle, and the handles are kept by slot.
+//!
+//! Each serves one swap type, with the slots that it was made for; it refuses what has no name there. Frontswap does one
+//! thing at a time to a slot, so a handle needs no lock.
+
+use alloc::boxed::Box;
+use alloc::collections::TryReserveError;
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use percpu::Cpus;
+
+use super::pool::{self, Handle, Pool};
+use crate::mm::page::Page;
+use crate::mm::pool_frames::PoolFrames;
+use crate::tmem::tier::{Load, Loss, Refusal, Slot, Store, SwapType, Tier};
+use crate::units::FRAME_SIZE;
+use xen_abi::Errno;
+
+/// A number for each slot of a swap type.
+#[derive(Debug)]
+struct Handles {
+    swap: SwapType,
+    of: Box<[AtomicU64]>,
+}
+
+impl Handles {
+    fn new(swap: SwapType, slots: u64) -> Result<Self, TryReserveError> {
+        let slots = usize::try_from(slots).unwrap_or(usize::MAX);
+        let mut of = Vec::new();
+        of.try_reserve_exact(slots)?;
+        of.extend((0..slots).map(|_| AtomicU64::new(0)));
+        Ok(Self { swap, of: of.into_boxed_slice() })
+    }
+
+    fn of(&self, slot: Slot) -> Option<&AtomicU64> {
+        let place = usize::try_from(slot.offset).ok().filter(|_| slot.swap == self.swap)?;
+        self.of.get(place)
+    }
+
+    fn serves(&self, swap: SwapType, slots: u64) -> Result<(), Refusal> {
+        if swap == self.swap && slots <= self.of.len() as u64 { Ok(()) } else { Err(Refusal::NoName) }
+    }
+}
+
+/// Pages of one word, as a tier.
+#[derive(Debug)]
+pub struct SameTier {
+    pages: AtomicU64,
+    words: Handles,
+    /// Whether a slot is in use, a bit for each.
+    used: Box<[AtomicU64]>,
+}
+
+impl SameTier {
+    /// The tier for `slots` slots of a swap type.
+    ///
+    /// # Errors
+    ///
+    /// If the heap has no memory for a word per slot.
+    pub fn new(swap: SwapType, slots: u64) -> Result<Self, TryReserveError> {
+        let used = Handles::new(swap, slots.div_ceil(64))?.of;
+        Ok(Self { pages: AtomicU64::new(0), words: Handles::new(swap, slots)?, used })
+    }
+
+    /// Pages that it has.
+    #[must_use]
+    pub fn pages(&self) -> u64 {
+        self.pages.load(Ordering::Relaxed)
+    }
+
+    /// Says whether a slot is in use, and answers whether it was.
+    fn set_used(&self, slot: Slot, used: bool) -> bool {
+        let (word, bit) = (&self.used[(slot.offset / 64) as usize], 1 << (slot.offset % 64));
+        let before = if used {
+            word.fetch_or(bit, Ordering::Relaxed)
+        } else {
+            word.fetch_and(!bit, Ordering::Relaxed)
+        };
+        before & bit != 0
+    }
+}
+
+impl Tier for SameTier {
+    fn name(&self) -> &'static str {
+        "same-filled"
+    }
+
+    fn init(&self, swap: SwapType, slots: u64) -> Result<(), Refusal> {
+        self.words.serves(swap, slots)
+    }
+
+    fn store(&self, slot: Slot, page: &Page<'_>) -> Store {
+        let Some(place) = self.words.of(slot) else { return Store::Refused(Refusal::NoName) };
+        let _ = self.invalidate(slot);
+        let Some(word) = page.same_filled() else { return Store::Refused(Refusal::Unsuitable) };
+        place.store(word, Ordering::Relaxed);
+        self.set_used(slot, true);
+        self.pages.fetch_add(1, Ordering::Relaxed);
+        Store::Stored
+    }
+
+    fn load(&self, slot: Slot, page: &mut Page<'_>) -> Load {
+        let Some(place) = self.words.of(slot) else { return Load::Failed(Loss::Missing) };
+        if self.used[(slot.offset / 64) as usize].load(Ordering::Relaxed) >> (slot.offset % 64) & 1 == 0 {
+            return Load::Failed(Loss::Missing);
+        }
+        page.fill(place.load(Ordering::Relaxed));
+        Load::Loaded
+    }
+
+    fn invalidate(&self, slot: Slot) -> Result<(), Errno> {
+        if self.words.of(slot).is_some() && self.set_used(slot, false) {
+            self.pages.fetch_sub(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn invalidate_area(&self, swap: SwapType) -> Result<(), Errno> {
+        (0..self.words.of.len() as u64).try_for_each(|offset| self.invalidate(Slot { swap, offset }))
+    }
+}
+
+/// The compressed pool, as a tier.
+pub struct PoolTier<F: PoolFrames, P: Cpus> {
+    pool: Pool<F, P>,
+    /// A handle and 1; or 0.
+    handles: Handles,
+}
+
+impl<F: PoolFrames, P: Cpus> fmt::Debug for PoolTier<F, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.pool.fmt(f)
+    }
+}
+
+impl<F: PoolFrames, P: Cpus> PoolTier<F, P> {
+    /// The tier for `slots` slots of a swap type, over an empty pool.
+    ///
+    /// # Errors
+    ///
+    /// If the heap has no memory for a word per slot.
+    pub fn new(pool: Pool<F, P>, swap: SwapType, slots: u64) -> Result<Self, TryReserveError> {
+        Ok(Self { pool, handles: Handles::new(swap, slots)? })
+    }
+
+    /// The pool.
+    pub const fn pool(&self) -> &Pool<F, P> {
+        &self.pool
+    }
+
+    /// Whether it has as many frames as it may.
+    pub fn is_full(&self) -> bool {
+        let (frames, limit) = self.pool.frames();
+        frames >= limit
+    }
+}
+
+impl<F: PoolFrames, P: Cpus> Tier for PoolTier<F, P> {
+    fn name(&self) -> &'static str {
+        "compressed pool"
+    }
+
+    fn init(&self, swap: SwapType, slots: u64) -> Result<(), Refusal> {
+        self.handles.serves(swap, slots)
+    }
+
+    fn store(&self, slot: Slot, page: &Page<'_>) -> Store {
+        let Some(place) = self.handles.of(slot) else { return Store::Refused(Refusal::NoName) };
+        let _ = self.invalidate(slot);
+        // The pool wants plain bytes, and a page is words that others may share.
+        let mut bytes = [0; FRAME_SIZE];
+        for (bytes, word) in bytes.chunks_exact_mut(8).zip(page.words()) {
+            bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+        }
+        match self.pool.store(&bytes) {
+            Ok(handle) => {
+                place.store(handle.to_bits() + 1, Ordering::Relaxed);
+                Store::Stored
+            }
+            Err(pool::Refused::Incompressible { .. }) => Store::Refused(Refusal::Unsuitable),
+            Err(pool::Refused::Limit | pool::Refused::NoFrame) => Store::Refused(Refusal::Full),
+        }
+    }
+
+    fn load(&self, slot: Slot, page: &mut Page<'_>) -> Load {
+        let handle = self.handles.of(slot).and_then(|place| place.load(Ordering::Relaxed).checked_sub(1));
+        let Some(handle) = handle else { return Load::Failed(Loss::Missing) };
+        let mut bytes = [0; FRAME_SIZE];
+        match self.pool.load(Handle::from_bits(handle), &mut bytes) {
+            Ok(()) => {
+                let words = bytes.as_chunks::<8>().0;
+                for (word, bytes) in page.words_mut().iter().zip(words) {
+                    word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
+                }
+                Load::Loaded
+            }
+            Err(pool::Fault::NotStored) => Load::Failed(Loss::Missing),
+            Err(pool::Fault::Corrupt(_)) => Load::Failed(Loss::Corrupt),
+        }
+    }
+
+    fn invalidate(&self, slot: Slot) -> Result<(), Errno> {
+        let handle = self.handles.of(slot).and_then(|place| place.swap(0, Ordering::Relaxed).checked_sub(1));
+        if let Some(handle) = handle
+            && let Err(fault) = self.pool.free(Handle::from_bits(handle))
+        {
+            // What was there cannot be reached under this name any more, whatever the pool makes of it.
+            log::error!("compressed pool: {slot} was to be freed: {fault}");
+        }
+        Ok(())
+    }
+
+    fn invalidate_area(&self, swap: SwapType) -> Result<(), Errno> {
+        (0..self.handles.of.len() as u64).try_for_each(|offset| self.invalidate(Slot { swap, offset }))
+    }
+}
