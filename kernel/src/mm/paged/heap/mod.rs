@@ -165,11 +165,11 @@ const fn tag_of(arena: usize, chunk: usize) -> usize {
 
 impl<G: Pages, P: Platform> PagedHeap<G, P> {
     /// An allocator that has nothing yet.
-    pub const fn new(pages: G, platform: P) -> Self {
+    pub fn new(pages: G, platform: P) -> Self {
         Self {
             pages,
             platform,
-            arenas: [const { SpinLock::new("paged heap", Arena::new()) }; ARENAS],
+            arenas: core::array::from_fn(|_| SpinLock::new("paged heap", Arena::new())),
             large_pages: AtomicU64::new(0),
             misuses: AtomicU64::new(0),
             failures: AtomicU64::new(0),
