@@ -196,15 +196,12 @@ impl Watch {
     }
 }
 
-/// What the ordinary shape's guest is told beside its cases: there, paged memory swaps. The others do as users' guests
-/// do.
-pub(crate) fn swap_option(shape: &str) -> &'static str {
-    if shape.is_empty() { "tmem.frontswap=1 " } else { "" }
-}
-
-/// What the guest's command line says of a soak of `soak_s` seconds.
-pub(crate) fn soak_option(soak_s: Option<u32>) -> String {
-    soak_s.map(|seconds| format!(" test.soak_s={seconds}")).unwrap_or_default()
+/// What the guest's command line says beside its cases: how long a soak is, and that paged memory swaps if cases of
+/// reclaim are asked for by name.
+pub(crate) fn options(soak_s: Option<u32>, filter: Option<&str>) -> String {
+    let soak = soak_s.map(|seconds| format!(" test.soak_s={seconds}")).unwrap_or_default();
+    let swap = if filter.is_some_and(|filter| filter.contains("reclaim")) { " tmem.frontswap=1" } else { "" };
+    soak + swap
 }
 
 /// Whether a case whose id begins with `only` can contain, with `prefix` before its id, `filter`: if not, there is no

@@ -55,7 +55,8 @@ pub(crate) fn run(
     let Built { image: tests, debug, .. } = build::build(Image::GuestTests)?;
     fast_path::in_the_image(&debug, filter, results);
     for shape in &SHAPES {
-        let mut machine = Bare { shape, image: &tests, out, soak: guest::soak_option(soak_s), boots: 0 };
+        let mut machine =
+            Bare { shape, image: &tests, out, options: guest::options(soak_s, filter), boots: 0 };
         guest::run(Rung::Qemu, shape.name, &mut machine, shape.only, filter, results)?;
     }
     let id = "image.says_what_it_found_and_ends";
@@ -73,7 +74,7 @@ struct Bare<'i> {
     shape: &'i Shape,
     image: &'i Path,
     out: &'i Path,
-    soak: String,
+    options: String,
     boots: u32,
 }
 
@@ -84,7 +85,7 @@ impl Guest for Bare<'_> {
             out: self.out.to_path_buf(),
             name: format!("qemu-{}{}", self.shape.name.replace('/', "-"), self.boots),
             kernel: self.image.to_path_buf(),
-            cmdline: format!("{}{cmdline}{}", guest::swap_option(self.shape.name), self.soak),
+            cmdline: format!("{cmdline}{}", self.options),
             memory_mib: self.shape.memory_mib,
             vcpus: self.shape.vcpus,
         })?;
