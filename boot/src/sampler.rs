@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use ebb::task::{Next, Worker};
 use ebb::units::Frames;
 use ebb_boot::{Kernel, Machine, elastic, report};
-use workload::{Phase, Progress};
+use workload::Progress;
 
 /// Milliseconds between two samples, unless the command line says otherwise.
 pub(crate) const PERIOD_MS: u64 = 500;
@@ -40,7 +40,6 @@ fn tell(machine: &Machine, boot_ns: u64) {
     let at_ns = machine.cpus().now_ns().saturating_sub(boot_ns);
     let application = PROGRESS.snapshot();
     let kib = |frames: Frames| frames.to_kib().get();
-    let phase: Phase = application.phase;
     report(
         "sample",
         &[
@@ -53,7 +52,7 @@ fn tell(machine: &Machine, boot_ns: u64) {
             ("swapped_kib", &kib(figures.swapped)),
             ("work", &application.work),
             ("errors", &application.errors),
-            ("phase", &phase.word()),
+            ("phase", &application.phase.word()),
             ("live_kib", &application.live_kib),
             ("refused", &application.refused),
         ],

@@ -78,7 +78,7 @@ pub(super) fn start(
     match Worker::spawn(Kernel, "selfballoon", move || steps.step()) {
         Ok(worker) => WORKER.call_once(|| worker).run_now(),
         Err(error) => {
-            log::error!("selfballooning {}: {error}", "disabled");
+            log::error!("selfballooning disabled: {error}");
             return;
         }
     }
