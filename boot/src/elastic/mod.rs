@@ -16,6 +16,7 @@ mod worker;
 use crate::direct_map::Ram;
 use crate::frames::KernelLocks;
 use crate::machine::{Machine, OnXen};
+use crate::paged::KernelPaged;
 use crate::platform::Mutex;
 use crate::tunables::{switches, tunables};
 use crate::{cpus, paged, platform, relief, swap};
@@ -25,9 +26,9 @@ use ebb::balloon::{
 };
 use ebb::boot_info::MAX_ENTRIES;
 use ebb::mm::exchange::Exchange;
-use ebb::mm::paged::{Context, Shortage};
+use ebb::mm::paged::{Context, Overcommit, Shortage};
 use ebb::port::{MapEntry, MemoryKind, MemoryOps};
-use ebb::tunable::Group;
+use ebb::tunable::{Group, Id};
 use ebb::units::{FRAME_SIZE, Frames};
 use ebb::xen::Xen;
 use ebb::xen::transport::Instruction;
@@ -82,6 +83,7 @@ pub(crate) fn start(machine: &'static Machine) {
     let selection = SELECTION.call_once(|| select(&switches(), &platform));
     log::info!("selfballooning {}", selection.selfballooning);
     paged::set_shortage(&Deflate);
+    obey_overcommit(machine);
     let Some((on_xen, domain)) = xen else {
         start_swap(machine, selection);
         return;
@@ -105,6 +107,30 @@ pub(crate) fn start(machine: &'static Machine) {
     // Not before: its books are memory, and memory that was not paid for must not be touched.
     start_swap(machine, selection);
     worker::start(machine, domain, balloon, &plan, sizes, selection);
+}
+
+/// Has paged memory promise as `vm.overcommit` says, from now on. A change holds when whoever makes it goes on: the next
+/// promise may be theirs.
+fn obey_overcommit(machine: &'static Machine) {
+    static PAGED: Once<&'static KernelPaged> = Once::new();
+    fn obey() {
+        if let Some(paged) = PAGED.get() {
+            paged.set_overcommit(match tunables().word(Id::Overcommit) {
+                "always" => Overcommit::Always,
+                "heuristic" => Overcommit::Heuristic,
+                _ => Overcommit::Strict,
+            });
+        }
+    }
+    PAGED.call_once(|| machine.paged());
+    tunables().serve(Group::Vm);
+    tunables().on_change(|id| {
+        if id == Id::Overcommit {
+            obey();
+        }
+        worker::changed();
+    });
+    obey();
 }
 
 /// Has paged memory swap, if that was asked for.

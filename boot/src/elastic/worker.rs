@@ -9,7 +9,6 @@ use ebb::balloon::toolstack::TargetRule;
 use ebb::balloon::{Budget, Evacuate, Outcome, StartPlan};
 use ebb::daemon::{Cause, Daemon, Observed, Progress, Toolstack};
 use ebb::mm::frame::SparseBlock;
-use ebb::mm::paged::Overcommit;
 use ebb::port::MemoryOps;
 use ebb::task::{Next, Worker};
 use ebb::tunable::{Group, Id};
@@ -60,8 +59,6 @@ pub(super) fn start(
     }
     tunables.resolve_for(machine.frames().stats().present());
     tunables.serve(Group::Selfballoon);
-    tunables.serve(Group::Vm);
-    tunables.on_change(|_| changed());
 
     let first = sizes.target.unwrap_or(machine.boot_info().ram().frames().to_kib());
     let rule = TargetRule::new(plan, sizes.static_max, first, least(machine, plan.base));
@@ -205,11 +202,6 @@ impl Steps {
             self.generation = Some(generation);
             self.shared.balloon.set_scrub(tunables.is_on(Id::ScrubPages));
             self.shared.obey(self.shared.toolstack.lock().ceiling());
-            self.shared.machine.paged().set_overcommit(match tunables.word(Id::Overcommit) {
-                "always" => Overcommit::Always,
-                "heuristic" => Overcommit::Heuristic,
-                _ => Overcommit::Strict,
-            });
         }
         tunables.settings()
     }

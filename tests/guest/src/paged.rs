@@ -35,6 +35,11 @@ pub(crate) fn set_evicting(on: bool) -> Result<(), Not> {
     tunables().set(Id::SwapEvict, text).map(drop).map_err(|error| failed("swap.evict")(&error))
 }
 
+/// Says how paged memory promises.
+pub(crate) fn promise(policy: &str) -> Result<(), Not> {
+    tunables().set(Id::Overcommit, policy).map(drop).map_err(|error| failed("vm.overcommit")(&error))
+}
+
 /// A region, charged as a whole.
 fn reserve(paged: &KernelPaged, pages: u64) -> Result<Region, Not> {
     paged.reserve(Frames::new(pages), Charge::Whole).map_err(|error| failed("a region")(&error))
@@ -237,10 +242,10 @@ case!("paged.exhaustion_is_a_value_when_filling", |machine| {
     let paged = machine.paged();
     set_evicting(false)?;
     let before = paged.stats();
-    paged.set_overcommit(Overcommit::Always);
+    promise("always")?;
     let pages = machine.frames().stats().available().get() + 1000;
     let region = reserve(paged, pages);
-    paged.set_overcommit(Overcommit::Strict);
+    promise("strict")?;
     let region = region?;
     let at = start(&region);
     let filled = match paged.populate(&region, 0..pages) {
@@ -414,7 +419,7 @@ case!(
 fn touch_too_much(machine: &'static Machine) -> Result<(), Not> {
     let paged = machine.paged();
     set_evicting(false)?;
-    paged.set_overcommit(Overcommit::Always);
+    promise("always")?;
     let pages = machine.frames().stats().available().get() + 1000;
     let region = reserve(paged, pages)?;
     (0..pages).for_each(|page| word(start(&region), page).store(page, Ordering::Relaxed));

@@ -1,12 +1,12 @@
 //! Reclaim of the image: pages leave when memory is short, and come back as they were.
 #![expect(unsafe_code, reason = "loads and stores that fault")]
 
-use crate::paged::set_evicting;
+use crate::paged::{promise, set_evicting};
 use crate::threads::everywhere;
 use crate::{ensure, failed, same};
 use alloc::format;
 use core::sync::atomic::{AtomicU64, Ordering};
-use ebb::mm::paged::{Charge, FaultError, Overcommit, PopulateError, Region};
+use ebb::mm::paged::{Charge, FaultError, PopulateError, Region};
 use ebb::units::{FRAME_SIZE, Frames};
 use ebb_boot::cases::Not;
 use ebb_boot::{Machine, case};
@@ -50,9 +50,9 @@ fn check(start: usize, page: u64, salt: u64) -> Result<(), Not> {
 /// A region that no strict promise covers.
 fn beyond_memory(machine: &'static Machine, pages: u64) -> Result<Region, Not> {
     let paged = machine.paged();
-    paged.set_overcommit(Overcommit::Always);
+    promise("always")?;
     let region = paged.reserve(Frames::new(pages), Charge::Whole);
-    paged.set_overcommit(Overcommit::Strict);
+    promise("strict")?;
     region.map_err(|error| failed("a region beyond memory")(&error))
 }
 
