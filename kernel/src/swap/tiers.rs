@@ -7,7 +7,7 @@ use alloc::boxed::Box;
 use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use percpu::Cpus;
 
@@ -15,7 +15,7 @@ use super::pool::{self, Handle, Pool};
 use crate::mm::page::Page;
 use crate::mm::pool_frames::PoolFrames;
 use crate::tmem::tier::{Load, Loss, Refusal, Slot, Store, SwapType, Tier};
-use crate::units::FRAME_SIZE;
+use crate::units::{FRAME_SIZE, Frames};
 use xen_abi::Errno;
 
 /// A number for each slot of a swap type.
@@ -122,11 +122,19 @@ impl Tier for SameTier {
     }
 }
 
+/// Pages that a tier looks at, at most, for one that is still stored under its name.
+const MOST_TRIES: usize = 8;
+
 /// The compressed pool, as a tier.
+///
+/// It is *crowded*, and has its coldest pages leave for a later tier or for memory, where there are such, from its *high
+/// mark* on: 15/16 of the frames that it may have. It also is after it was refused a frame, until a store succeeds.
 pub struct PoolTier<F: PoolFrames, P: Cpus> {
     pool: Pool<F, P>,
-    /// A handle and 1; or 0.
+    /// A handle and 1; or 0. In the pool, the tag of a page is its slot's offset.
     handles: Handles,
+    /// There was no frame for the last store.
+    starved: AtomicBool,
 }
 
 impl<F: PoolFrames, P: Cpus> fmt::Debug for PoolTier<F, P> {
@@ -142,7 +150,8 @@ impl<F: PoolFrames, P: Cpus> PoolTier<F, P> {
     ///
     /// If the heap has no memory for a word per slot.
     pub fn new(pool: Pool<F, P>, swap: SwapType, slots: u64) -> Result<Self, TryReserveError> {
-        Ok(Self { pool, handles: Handles::new(swap, slots)? })
+        let handles = Handles::new(swap, slots)?;
+        Ok(Self { pool, handles, starved: AtomicBool::new(false) })
     }
 
     /// The pool.
@@ -154,6 +163,11 @@ impl<F: PoolFrames, P: Cpus> PoolTier<F, P> {
     pub fn is_full(&self) -> bool {
         let (frames, limit) = self.pool.frames();
         frames >= limit
+    }
+
+    /// From how many frames on cold pages should leave.
+    fn high_mark(limit: Frames) -> Frames {
+        limit - Frames::new(limit.get() >> 4)
     }
 }
 
@@ -167,20 +181,29 @@ impl<F: PoolFrames, P: Cpus> Tier for PoolTier<F, P> {
     }
 
     fn store(&self, slot: Slot, page: &Page<'_>) -> Store {
-        let Some(place) = self.handles.of(slot) else { return Store::Refused(Refusal::NoName) };
+        let (Some(place), Ok(tag)) = (self.handles.of(slot), u32::try_from(slot.offset)) else {
+            return Store::Refused(Refusal::NoName);
+        };
         let _ = self.invalidate(slot);
         // The pool wants plain bytes, and a page is words that others may share.
         let mut bytes = [0; FRAME_SIZE];
         for (bytes, word) in bytes.chunks_exact_mut(8).zip(page.words()) {
             bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
         }
-        match self.pool.store(&bytes) {
+        match self.pool.store_tagged(&bytes, tag) {
             Ok(handle) => {
                 place.store(handle.to_bits() + 1, Ordering::Relaxed);
+                if self.starved.load(Ordering::Relaxed) {
+                    self.starved.store(false, Ordering::Relaxed);
+                }
                 Store::Stored
             }
             Err(pool::Refused::Incompressible { .. }) => Store::Refused(Refusal::Unsuitable),
-            Err(pool::Refused::Limit | pool::Refused::NoFrame) => Store::Refused(Refusal::Full),
+            Err(pool::Refused::Limit) => Store::Refused(Refusal::Full),
+            Err(pool::Refused::NoFrame) => {
+                self.starved.store(true, Ordering::Relaxed);
+                Store::Refused(Refusal::Full)
+            }
         }
     }
 
@@ -214,5 +237,31 @@ impl<F: PoolFrames, P: Cpus> Tier for PoolTier<F, P> {
 
     fn invalidate_area(&self, swap: SwapType) -> Result<(), Errno> {
         (0..self.handles.of.len() as u64).try_for_each(|offset| self.invalidate(Slot { swap, offset }))
+    }
+
+    fn is_crowded(&self) -> bool {
+        let (frames, limit) = self.pool.frames();
+        frames >= Self::high_mark(limit) || self.starved.load(Ordering::Relaxed)
+    }
+
+    fn coldest(&self) -> Option<Slot> {
+        for _ in 0..MOST_TRIES {
+            let (handle, tag) = self.pool.coldest()?;
+            let slot = Slot { swap: self.handles.swap, offset: u64::from(tag) };
+            let stored = self.handles.of(slot).map(|place| place.load(Ordering::Relaxed));
+            if stored == Some(handle.to_bits() + 1) {
+                return Some(slot);
+            }
+            // It is being stored or freed at this moment, or its tag is corrupt.
+            self.pool.spare(handle);
+        }
+        None
+    }
+
+    fn stays(&self, slot: Slot) {
+        let handle = self.handles.of(slot).and_then(|place| place.load(Ordering::Relaxed).checked_sub(1));
+        if let Some(handle) = handle {
+            self.pool.spare(Handle::from_bits(handle));
+        }
     }
 }

@@ -11,8 +11,8 @@
 //!   lost is reported as [`Load::Failed`] if the tier knows.
 //!
 //! Frontswap serialises the operations on one slot; operations on different slots run in parallel, on any CPU. A tier
-//! does not call frontswap back, with one exception: a tier that passes pages on does so through
-//! [`Frontswap::demote`](super::frontswap::Frontswap::demote), outside its own operations.
+//! does not call frontswap back: it names the pages that it would rather not have ([`Tier::coldest`]), and frontswap
+//! moves them.
 
 use core::fmt;
 
@@ -129,6 +129,7 @@ pub enum Load {
 /// A back end of frontswap. See the module for what it promises.
 ///
 /// **Context.** Called from threads. [`store`](Self::store) runs when memory is short: it must not wait for memory.
+/// [`load`](Self::load) and [`invalidate`](Self::invalidate) may run with preemption off: they must not block.
 pub trait Tier: Sync {
     /// A name for people and counters.
     fn name(&self) -> &'static str;
@@ -167,6 +168,23 @@ pub trait Tier: Sync {
     fn survives_suspend(&self) -> bool {
         true
     }
+
+    /// Whether it is so full that cold pages should leave, for it to have room for others.
+    fn is_crowded(&self) -> bool {
+        false
+    }
+
+    /// A page that should leave first, if it can say so: the coldest that it has not named before. What it names may be
+    /// something else by the time that somebody looks.
+    fn coldest(&self) -> Option<Slot> {
+        None
+    }
+
+    /// The page that [`coldest`](Self::coldest) has named has not left, if it is still there: it may be named again, but
+    /// after others.
+    fn stays(&self, slot: Slot) {
+        let _ = slot;
+    }
 }
 
 impl<T: Tier + ?Sized> Tier for &T {
@@ -190,5 +208,14 @@ impl<T: Tier + ?Sized> Tier for &T {
     }
     fn survives_suspend(&self) -> bool {
         (**self).survives_suspend()
+    }
+    fn is_crowded(&self) -> bool {
+        (**self).is_crowded()
+    }
+    fn coldest(&self) -> Option<Slot> {
+        (**self).coldest()
+    }
+    fn stays(&self, slot: Slot) {
+        (**self).stays(slot);
     }
 }

@@ -4,8 +4,8 @@
 //! |---|---|---|
 //! | 0 | 1 | 0 |
 //! | 1 | loaded since it was stored, or last spared | 0 |
-//! | 2 | not for eviction: somebody is at it, or it is corrupt | 0 |
-//! | 3–14 | bytes of compressed data | the next vacant entry of the frame; 512 is none |
+//! | 2 | named to be evicted: not to be named again | 0 |
+//! | 3–14 | bytes of data: the tag and the compressed page | the next vacant entry of the frame; 512 is none |
 //! | 15–23 | where the object begins in its frame, in units of 8 bytes | 0 |
 //! | 24–46 | the slot of that frame | 0 |
 //! | 47–55 | generation: an old handle does not fit a new page | the same |
@@ -82,7 +82,7 @@ pub(super) enum Entry {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Used {
     pub(super) place: Place,
-    /// Bytes of compressed data: at least 1.
+    /// Bytes of data: at least 1.
     pub(super) length: usize,
     pub(super) generation: u16,
     pub(super) referenced: bool,

@@ -4,13 +4,20 @@
 //! moved to the young end instead, once for each time that the log comes round.
 
 use super::entry::{EntryId, Place, Used};
-use super::shard::{Found, Object, Shard, size_in_log};
+use super::shard::{Found, HEADER, Object, Shard, TAG, size_in_log};
 use super::slot::NONE;
 use super::supply::Supply;
 use crate::mm::pool_frames::PoolFrames;
 use crate::units::FRAME_SIZE;
 
 impl<T> Shard<T> {
+    /// The tag of a stored page, as it is there: nobody has checked it.
+    pub(super) fn tag<F: PoolFrames<Frame = T>>(&self, frames: &F, used: &Used) -> Option<u32> {
+        let mut head = [0; HEADER + TAG];
+        self.read(frames, used.place, &mut head)?;
+        head.last_chunk().map(|tag| u32::from_le_bytes(*tag))
+    }
+
     /// The coldest page that nobody keeps from eviction. Up to `chances` pages are moved on instead.
     pub(super) fn coldest<F: PoolFrames<Frame = T>>(
         &mut self,

@@ -4,17 +4,17 @@
 //! (`log.rs`). An object has a header of 8 bytes and is padded to 8; where a frame ends, it goes on in the next. So
 //! there are no size classes and no holes between objects, but for what dies: that is slid together (`slide.rs`),
 //! cheaply and in place, as soon as it is more than a small share. Each object has an entry of one word (`entry.rs`)
-//! that says where it is, so that it can move while its handle stays. Beside the data a page costs some 20 bytes.
+//! that says where it is, so that it can move while its handle stays. Beside the data a page costs some 24 bytes.
 //!
-//! **Age** is for free: the log's order is the order of storing, and sliding keeps it. [`Pool::evict_oldest`] takes
-//! pages from the old end for the next tier (`evict.rs`).
+//! **Age** is for free: the log's order is the order of storing, and sliding keeps it. [`Pool::coldest`] names pages
+//! from the old end, by the tag that they were stored under, for whoever moves them elsewhere (`evict.rs`).
 //!
 //! **Several CPUs.** The pool is made of shards, each a log of its own behind a lock; a CPU stores into its own
 //! first. Compression and decompression happen outside of these locks, in memory of the CPU. Preemption is off during
 //! both, interrupts are not. No method is for interrupt handlers, which would find locks held.
 //!
 //! **Memory.** Only frames are allocated on the way, through [`PoolFrames`], and only by [`Pool::store`] and, to spare
-//! a page that was loaded, by eviction, which does without. Loading, freeing and compacting need none.
+//! a page that was loaded, by [`Pool::coldest`], which does without. Loading, freeing and compacting need none.
 //!
 //! **Corruption** is an error with a name. Entries carry a check, headers and entries name each other, the data has a
 //! checksum, and the decoder checks its bounds. A frame whose headers make no sense is given up: it is not walked any
@@ -49,7 +49,7 @@ use self::checksum::checksum;
 use self::entry::{EntryId, GENERATIONS, Used};
 use self::scratch::{Scratch, unpack};
 use self::settings::Dials;
-use self::shard::{HEADER, Header, Object, Shard};
+use self::shard::{HEADER, Header, Object, Shard, TAG};
 use self::supply::{Short, Supply};
 use super::Page;
 use crate::mm::pool_frames::PoolFrames;
@@ -62,7 +62,7 @@ pub use self::validate::Inconsistency;
 /// The most shards of a pool.
 pub const MOST_SHARDS: usize = MAX_CPUS;
 
-/// Pages that an eviction may spare because they were loaded, before it takes one all the same.
+/// Pages that may be spared because they were loaded, before one is named all the same.
 const CHANCES: u32 = 64;
 
 /// Frames that are slid before a store gives up for want of one.
@@ -114,28 +114,6 @@ impl fmt::Debug for Handle {
     }
 }
 
-/// What the next tier says of a page that was offered.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
-    /// It has the page: the pool frees it.
-    Taken,
-    /// It has not: the page stays, as if it had just been loaded.
-    Keep,
-}
-
-/// What became of an eviction.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Evicted {
-    /// The page is gone from the pool.
-    Taken(Handle),
-    /// The page is still there.
-    Kept(Handle),
-    /// The coldest page is lost. It is not offered again; who has the handle should be told, and free it.
-    Corrupt(Handle, Corruption),
-    /// There was nothing to evict.
-    Nothing,
-}
-
 /// The pool. Shared by reference. `F` is where frames come from, `P` the CPUs.
 ///
 /// All methods are for threads, with interrupts on; none blocks, all may spin for as long as another CPU copies some
@@ -178,7 +156,7 @@ impl<F: PoolFrames, P: Cpus> fmt::Debug for Pool<F, P> {
 }
 
 impl<F: PoolFrames, P: Cpus> Pool<F, P> {
-    /// An empty pool. Its tables, and work memory of 30 KiB for each CPU, come from the heap, here and never later.
+    /// An empty pool. Its tables, and work memory of 21 KiB for each CPU, come from the heap, here and never later.
     ///
     /// # Errors
     ///
@@ -210,15 +188,24 @@ impl<F: PoolFrames, P: Cpus> Pool<F, P> {
         self.dials.set(settings);
     }
 
-    /// Stores a page.
+    /// Stores a page under tag 0. See [`store_tagged`](Self::store_tagged).
     ///
     /// # Errors
     ///
     /// [`Refused`]; nothing has changed but counts.
     pub fn store(&self, page: &Page) -> Result<Handle, Refused> {
+        self.store_tagged(page, 0)
+    }
+
+    /// Stores a page. The tag is what [`coldest`](Self::coldest) will call it, and means nothing else.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`]; nothing has changed but counts.
+    pub fn store_tagged(&self, page: &Page, tag: u32) -> Result<Handle, Refused> {
         let pin = CpuPin::new(self.cpus);
         let mut scratch = self.scratch(&pin);
-        let length = scratch.pack(page, self.dials.most_bytes()).map_err(|bytes| {
+        let length = scratch.pack(page, tag, self.dials.most_bytes()).map_err(|bytes| {
             count(&self.counts.refused_incompressible);
             Refused::Incompressible { bytes }
         })?;
@@ -284,36 +271,52 @@ impl<F: PoolFrames, P: Cpus> Pool<F, P> {
     pub fn free(&self, handle: Handle) -> Result<(), Fault> {
         let _pin = CpuPin::new(self.cpus);
         let shard = self.shards.get(handle.shard()).ok_or(Fault::NotStored)?;
-        self.hold(shard).remove(&self.supply, handle.id(), handle.generation())
+        let used = self.hold(shard).remove(&self.supply, handle.id(), handle.generation())?;
+        if used.kept {
+            count(&self.counts.evicted);
+        }
+        Ok(())
     }
 
-    /// Offers the coldest page to `take`, in `buffer`, and frees it if it was taken.
+    /// Names the page that has been here for the longest time without being loaded, and its tag, and does not name it
+    /// again unless it is [spared](Self::spare). `None` if there is no other. Others may load the page, and free it.
     ///
-    /// `take` runs with no lock held, and may block. Others may load the page meanwhile, and free it.
-    pub fn evict_oldest(&self, buffer: &mut Page, take: impl FnOnce(Handle, &Page) -> Verdict) -> Evicted {
-        let Some((handle, opened)) = self.coldest(buffer) else { return Evicted::Nothing };
-        if let Err(corruption) = opened {
-            count(&self.counts.corrupt);
-            return Evicted::Corrupt(handle, corruption);
+    /// The tag is what is found where it was stored; that nobody changed it meanwhile only a load can say.
+    pub fn coldest(&self) -> Option<(Handle, u32)> {
+        let now = self.clock.load(Ordering::Relaxed);
+        let frames = self.supply.frames();
+        let mut tried = [false; MOST_SHARDS];
+        loop {
+            let pin = CpuPin::new(self.cpus);
+            let age = |index: usize| {
+                let stamp = self.hold(&self.shards[index]).oldest_stamp()?;
+                Some((now.wrapping_sub(stamp), index))
+            };
+            let (_, index) = (0..self.shards.len())
+                .filter(|index| !tried[*index])
+                .filter_map(age)
+                .max_by_key(|(age, _)| *age)?;
+            tried[index] = true;
+            let mut scratch = self.scratch(&pin);
+            let mut shard = self.hold(&self.shards[index]);
+            let Some((id, used)) = shard.coldest(&self.supply, &mut scratch.spare, CHANCES, now) else {
+                continue;
+            };
+            // A page without a tag is read beyond the end of the log; a load will say what that is.
+            let tag = shard.tag(frames, &used).unwrap_or_default();
+            shard.mark(frames, id, Used { kept: true, ..used });
+            return Some((Handle::new(index, id, used.generation), tag));
         }
-        match take(handle, buffer) {
-            Verdict::Taken => {
-                // Who freed it meanwhile has done what was to be done.
-                let _ = self.free(handle);
-                count(&self.counts.evicted);
-                Evicted::Taken(handle)
-            }
-            Verdict::Keep => {
-                let _pin = CpuPin::new(self.cpus);
-                if let Some(shard) = self.shards.get(handle.shard()) {
-                    let mut shard = self.hold(shard);
-                    let (frames, id) = (self.supply.frames(), handle.id());
-                    if let Ok(used) = shard.find(frames, id, handle.generation()) {
-                        shard.mark(frames, id, Used { kept: false, referenced: true, ..used });
-                    }
-                }
-                Evicted::Kept(handle)
-            }
+    }
+
+    /// The page that [`coldest`](Self::coldest) named stays: as if it had just been loaded, and it may be named again.
+    pub fn spare(&self, handle: Handle) {
+        let _pin = CpuPin::new(self.cpus);
+        let Some(shard) = self.shards.get(handle.shard()) else { return };
+        let mut shard = self.hold(shard);
+        let (frames, id) = (self.supply.frames(), handle.id());
+        if let Ok(used) = shard.find(frames, id, handle.generation()) {
+            shard.mark(frames, id, Used { kept: false, referenced: true, ..used });
         }
     }
 
@@ -349,7 +352,7 @@ impl<F: PoolFrames, P: Cpus> Pool<F, P> {
     pub fn stats(&self) -> Stats {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let mut stats = Stats {
-            scratch_bytes: (self.scratch.len() * size_of::<SpinMutex<Scratch>>()) as u64,
+            scratch_bytes: (self.scratch.len() * Scratch::BYTES) as u64,
             stores: get(&self.counts.stores),
             loads: get(&self.counts.loads),
             refused_incompressible: get(&self.counts.refused_incompressible),
@@ -428,40 +431,8 @@ impl<F: PoolFrames, P: Cpus> Pool<F, P> {
             }
             _ => return Err(Fault::Corrupt(Corruption::Header)),
         }
-        unpack(data, into).map_err(Fault::Corrupt)
-    }
-
-    /// Takes out the coldest page of the shard that has the oldest frame, and keeps it from being evicted again.
-    fn coldest(&self, into: &mut Page) -> Option<(Handle, Result<(), Corruption>)> {
-        let now = self.clock.load(Ordering::Relaxed);
-        let mut tried = [false; MOST_SHARDS];
-        loop {
-            let pin = CpuPin::new(self.cpus);
-            let age = |index: usize| {
-                let stamp = self.hold(&self.shards[index]).oldest_stamp()?;
-                Some((now.wrapping_sub(stamp), index))
-            };
-            let (_, index) = (0..self.shards.len())
-                .filter(|index| !tried[*index])
-                .filter_map(age)
-                .max_by_key(|(age, _)| *age)?;
-            tried[index] = true;
-            let mut scratch = self.scratch(&pin);
-            let Scratch { object, spare, .. } = &mut *scratch;
-            let mut shard = self.hold(&self.shards[index]);
-            let Some((id, used)) = shard.coldest(&self.supply, spare, CHANCES, now) else { continue };
-            let frames = self.supply.frames();
-            shard.mark(frames, id, Used { kept: true, ..used });
-            let fetched = shard.fetch(frames, &used, object);
-            drop(shard);
-            let handle = Handle::new(index, id, used.generation);
-            let opened =
-                fetched.and_then(|()| self.open(handle, &used, object, into)).map_err(|fault| match fault {
-                    Fault::Corrupt(corruption) => corruption,
-                    Fault::NotStored => Corruption::Entry,
-                });
-            return Some((handle, opened));
-        }
+        let compressed = data.get(TAG..).ok_or(Fault::Corrupt(Corruption::Entry))?;
+        unpack(compressed, into).map_err(Fault::Corrupt)
     }
 
     /// Slides a shard together as far as the settings want.

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::shard::size_in_log;
+use super::shard::{HEADER, TAG, size_in_log};
 use crate::units::{FRAME_SIZE, Frames};
 
 /// How a pool is made.
@@ -27,7 +27,7 @@ pub struct Settings {
     /// The most bytes that a compressed page may have; others are refused. 1 to [`Settings::MOST_BYTES`].
     pub most_bytes: usize,
     /// How many hundredths of the compressed bytes a shard may take beyond them, before stores slide it together. What
-    /// headers, entries and tables take counts, but at least 1 % of the log may lie dead. 0 slides all the time; from
+    /// headers, tags, entries and tables take counts, but a 150th of the log may lie dead in any case. 0 slides all the time; from
     /// 1000 on it is all left to [`compact`](super::Pool::compact). The less, the more is copied.
     pub overhead_percent: u64,
     /// The most frames that are slid after a store that took one: each is a page's worth of copying.
@@ -36,7 +36,7 @@ pub struct Settings {
 
 impl Settings {
     /// The most that fits.
-    pub const MOST_BYTES: usize = FRAME_SIZE - 8;
+    pub const MOST_BYTES: usize = FRAME_SIZE - HEADER - TAG;
 
     /// Limited to `limit`; three quarters of a page; 6 %.
     #[must_use]
@@ -52,7 +52,7 @@ impl Settings {
     }
 }
 
-const _: () = assert!(size_in_log(Settings::MOST_BYTES) == FRAME_SIZE);
+const _: () = assert!(size_in_log(TAG + Settings::MOST_BYTES) == FRAME_SIZE);
 
 /// The settings that stores look at; the limit is where frames are taken.
 #[derive(Debug, Default)]
@@ -97,9 +97,9 @@ impl Dials {
 pub struct Stats {
     /// Pages stored.
     pub stored: u64,
-    /// Bytes of compressed data of these pages.
+    /// Bytes of these pages, compressed.
     pub compressed_bytes: u64,
-    /// The same with headers and padding.
+    /// The same with tags, headers and padding.
     pub live_bytes: u64,
     /// Frames that hold objects.
     pub log_frames: u64,
@@ -119,9 +119,9 @@ pub struct Stats {
     pub refused_limit: u64,
     /// Pages refused because there was no frame.
     pub refused_no_frame: u64,
-    /// Pages that went to the next tier.
+    /// Pages that were freed after [`coldest`](super::Pool::coldest) had named them: they are elsewhere now, mostly.
     pub evicted: u64,
-    /// Loads and evictions that found a corrupt page.
+    /// Loads that found a corrupt page.
     pub corrupt: u64,
     /// Frames that were given up because a header in them, or an entry, was not sound.
     pub damaged_frames: u64,

@@ -16,6 +16,9 @@ use crate::units::FRAME_SIZE;
 /// Bytes before the data of an object.
 pub(super) const HEADER: usize = 8;
 
+/// Bytes of the data that are not of the page: the tag that it was stored under.
+pub(super) const TAG: usize = 4;
+
 /// An owner that no entry is: the object is dead, and what would be its checksum is its size.
 const DEAD: u32 = u32::MAX;
 
@@ -61,9 +64,9 @@ pub(super) const fn size_in_log(length: usize) -> usize {
 pub(super) struct Counts {
     /// Pages stored.
     pub(super) stored: u64,
-    /// Bytes of compressed data.
+    /// Bytes of compressed pages.
     pub(super) compressed: u64,
-    /// The same with headers and padding.
+    /// The same with tags, headers and padding.
     pub(super) live: u64,
     /// Frames of objects.
     pub(super) log_frames: u64,
@@ -158,10 +161,10 @@ impl<T> Shard<T> {
         let spare = 2 * FRAME_SIZE as u64;
         let log = counts.log_frames * FRAME_SIZE as u64;
         let allowed = (counts.compressed.saturating_mul(percent) / 100).saturating_sub(books + spare);
-        if percent == 0 { FRAME_SIZE as u64 } else { allowed.max(log / 100 + FRAME_SIZE as u64) }
+        if percent == 0 { FRAME_SIZE as u64 } else { allowed.max(log / 150 + FRAME_SIZE as u64) }
     }
 
-    /// Stores `length` bytes of data, which are in `object` after the header. Nothing changes if there is no room.
+    /// Stores `length` bytes of data, tag first, which are in `object` after the header. Nothing changes if there is no room.
     pub(super) fn insert<F: PoolFrames<Frame = T>>(
         &mut self,
         supply: &Supply<F>,
@@ -188,7 +191,7 @@ impl<T> Shard<T> {
         let used = Used { place, length, generation, referenced: false, kept: false };
         self.set_entry(supply.frames(), id, Entry::Used(used));
         self.counts.stored += 1;
-        self.counts.compressed += length as u64;
+        self.counts.compressed += (length - TAG) as u64;
         Ok((id, generation))
     }
 
@@ -225,14 +228,14 @@ impl<T> Shard<T> {
         self.set_entry(frames, id, Entry::Used(used));
     }
 
-    /// Forgets a stored page. If its entry is damaged, entry and bytes stay where they are, for good: nobody can say
+    /// Forgets a stored page, and answers what its entry said. If its entry is damaged, entry and bytes stay where they are, for good: nobody can say
     /// whose they are.
     pub(super) fn remove<F: PoolFrames<Frame = T>>(
         &mut self,
         supply: &Supply<F>,
         id: EntryId,
         generation: u16,
-    ) -> Result<(), Fault> {
+    ) -> Result<Used, Fault> {
         let used = self.find(supply.frames(), id, generation)?;
         let size = size_in_log(used.length);
         // A damaged entry may pass its own check. If what it points to is somebody else's, or nobody's, it is damaged.
@@ -249,8 +252,9 @@ impl<T> Shard<T> {
         self.give_entry(supply, id, generation);
         // Damage that went unnoticed may have miscounted.
         self.counts.stored = self.counts.stored.saturating_sub(1);
-        self.counts.compressed = self.counts.compressed.saturating_sub(used.length as u64);
-        Ok(())
+        let compressed = used.length.saturating_sub(TAG) as u64;
+        self.counts.compressed = self.counts.compressed.saturating_sub(compressed);
+        Ok(used)
     }
 
     /// Gives all frames back.

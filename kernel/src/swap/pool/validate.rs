@@ -7,7 +7,7 @@ use percpu::{CpuPin, Cpus};
 
 use super::Pool;
 use super::entry::{Entry, EntryId, PER_FRAME, Place};
-use super::shard::{Found, Shard, size_in_log};
+use super::shard::{Found, Shard, TAG, size_in_log};
 use super::slot::{NONE, Slot};
 use crate::mm::pool_frames::PoolFrames;
 use crate::units::FRAME_SIZE;
@@ -103,7 +103,7 @@ impl<T> Shard<T> {
                         )?;
                         ensure(self.holds(used.place, size), "an object does not fit its place", slot)?;
                         live += size as u64;
-                        compressed += used.length as u64;
+                        compressed += used.length.saturating_sub(TAG) as u64;
                         here += size.min(FRAME_SIZE - offset);
                         offset += size;
                         over = offset.saturating_sub(FRAME_SIZE);

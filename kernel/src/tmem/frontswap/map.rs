@@ -2,20 +2,31 @@
 //!
 //! The original has a bit per slot and asks every back end in turn. Here the byte says which tier has the page, so that
 //! a load asks one, and a page can be passed on from tier to tier.
+//!
+//! A slot is *held* for as long as an operation on it runs. A slot whose page is being passed on (`moving.rs`) is not
+//! held meanwhile, but *marked*: loads and invalidations go on, stores wait for the end.
+//!
+//! Whose page it is must not do two things to a slot at a time, if it cannot block. Others, who look at slots or move
+//! pages, hold a slot with preemption off and for a moment, so that he may have to wait for them.
+//!
+//! All atomics come from `primitive.rs`, so that a model checker can run this file: `tests/loom` does.
 
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicU8, Ordering};
 
-use percpu::Platform;
+use percpu::{CpuPin, Platform};
+
+use super::primitive::{AtomicU8, Ordering};
 
 /// Somebody works on the slot.
 const BUSY: u8 = 0x80;
-/// Somebody waits for that to end.
+/// Somebody waits for an end of that, or of the next.
 const WAITED: u8 = 0x40;
+/// The slot's page is being passed on. Nobody but who set it takes it away.
+const MOVING: u8 = 0x20;
 /// The page is on the swap device, too.
-const THROUGH: u8 = 0x20;
+const THROUGH: u8 = 0x10;
 /// Who has the page.
-const HOLDER: u8 = 0x1F;
+const HOLDER: u8 = 0x0F;
 /// Nobody knows whether some tier has an old page of this slot.
 const DOUBTFUL: u8 = HOLDER;
 
@@ -64,6 +75,10 @@ pub(super) struct Held<'m, P: Platform> {
     slot: &'m AtomicU8,
     platform: P,
     pub(super) content: Content,
+    /// The slot's page is being passed on.
+    pub(super) moving: bool,
+    /// Given up after the slot is let go.
+    _pin: Option<CpuPin<P>>,
 }
 
 impl Map {
@@ -86,7 +101,7 @@ impl Map {
         self.slot(offset).map(|slot| Content::of(slot.load(Ordering::SeqCst)))
     }
 
-    /// The first slot from `from` on that says something, or is busy.
+    /// The first slot from `from` on that says something, or is busy, or marked.
     pub(super) fn next(&self, from: u64) -> Option<u64> {
         let first = usize::try_from(from).ok()?;
         let rest = self.0.get(first..)?;
@@ -94,30 +109,71 @@ impl Map {
         Some(from + found as u64)
     }
 
-    /// Takes hold of a slot; waits while somebody else has it. `None` beyond the end.
+    /// Takes hold of a slot, also of a marked one; waits while somebody else has it. `None` beyond the end.
     ///
     /// Context: may block. Who must not block may come, too, as long as nobody who holds the slot can be waiting for it.
     pub(super) fn hold<P: Platform>(&self, offset: u64, platform: P) -> Option<Held<'_, P>> {
+        self.wait_for(offset, platform, BUSY, false)
+    }
+
+    /// Takes hold of a slot whose page is not being passed on; waits while it is. `None` beyond the end.
+    ///
+    /// Context: may block.
+    pub(super) fn hold_unmarked<P: Platform>(&self, offset: u64, platform: P) -> Option<Held<'_, P>> {
+        self.wait_for(offset, platform, BUSY | MOVING, false)
+    }
+
+    /// As [`hold`](Self::hold), for a moment and with preemption off.
+    pub(super) fn hold_pinned<P: Platform>(&self, offset: u64, platform: P) -> Option<Held<'_, P>> {
+        self.wait_for(offset, platform, BUSY, true)
+    }
+
+    /// Takes hold of a slot, for a moment and with preemption off, if nobody works on it or passes its page on.
+    pub(super) fn try_hold_pinned<P: Platform>(&self, offset: u64, platform: P) -> Option<Held<'_, P>> {
+        take(self.slot(offset)?, platform, BUSY | MOVING, true)
+    }
+
+    /// What the slot says when whoever is at it has finished, moves included. Context: may block.
+    pub(super) fn settled<P: Platform>(&self, offset: u64, platform: P) -> Option<Content> {
+        self.wait_for(offset, platform, BUSY | MOVING, true).map(|held| held.content)
+    }
+
+    fn wait_for<P: Platform>(
+        &self,
+        offset: u64,
+        platform: P,
+        keeps_out: u8,
+        pinned: bool,
+    ) -> Option<Held<'_, P>> {
         let slot = self.slot(offset)?;
+        let is_free = |byte: u8| byte & keeps_out == 0;
         let mut rounds = 0;
         loop {
-            let byte = slot.load(Ordering::Relaxed);
-            if byte & BUSY == 0 {
-                let taken =
-                    slot.compare_exchange(byte, byte | BUSY, Ordering::SeqCst, Ordering::Relaxed).is_ok();
-                if taken {
-                    return Some(Held { slot, platform, content: Content::of(byte) });
-                }
-            } else if platform.may_block() {
-                // Whoever lets go sees this, or has let go before the question is asked.
-                slot.fetch_or(WAITED, Ordering::SeqCst);
-                platform.wait_until(key(slot), &|| slot.load(Ordering::SeqCst) & BUSY == 0);
+            if let Some(held) = take(slot, platform, keeps_out, pinned) {
+                return Some(held);
+            }
+            if platform.may_block() {
+                // Each time: whoever has let go since took the note away with him. Who lets go after this sees it.
+                platform.wait_until(key(slot), &|| {
+                    is_free(slot.load(Ordering::SeqCst)) || is_free(slot.fetch_or(WAITED, Ordering::SeqCst))
+                });
             } else {
                 rounds += 1;
                 platform.relax(rounds);
             }
         }
     }
+}
+
+/// Takes hold of a slot whose byte has none of these bits.
+fn take<P: Platform>(slot: &AtomicU8, platform: P, keeps_out: u8, pinned: bool) -> Option<Held<'_, P>> {
+    let pin = pinned.then(|| CpuPin::new(platform));
+    let byte = slot.load(Ordering::Relaxed);
+    if byte & keeps_out != 0 {
+        return None;
+    }
+    slot.compare_exchange(byte, byte | BUSY, Ordering::SeqCst, Ordering::Relaxed).ok()?;
+    Some(Held { slot, platform, content: Content::of(byte), moving: byte & MOVING != 0, _pin: pin })
 }
 
 /// What those who wait for a slot have in common with who lets it go.
@@ -127,14 +183,15 @@ fn key(slot: &AtomicU8) -> usize {
 
 impl<P: Platform> Drop for Held<'_, P> {
     fn drop(&mut self) {
-        let before = self.slot.swap(self.content.byte(), Ordering::SeqCst);
+        let mark = if self.moving { MOVING } else { 0 };
+        let before = self.slot.swap(self.content.byte() | mark, Ordering::SeqCst);
         if before & WAITED != 0 {
             self.platform.wake_all(key(self.slot));
         }
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use percpu::CpuId;

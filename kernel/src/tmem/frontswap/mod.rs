@@ -12,27 +12,34 @@
 //! |---|---|
 //! | `map.rs` | who has which slot, and the lock of each |
 //! | `hypervisor.rs` | the hypervisor's tmem as a tier |
+//! | `moving.rs` | cold pages leave a tier that has no room: for the next one, or for home |
 //! | `shrink.rs` | pages come home: partial swapoff, draining before a suspend |
 //!
 //! **Context.** Operations may block, for whoever works on the same slot. Different slots do not meet.
 
 mod hypervisor;
 mod map;
+mod moving;
+mod primitive;
 mod shrink;
 
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+// What is only counted. What decides comes from `primitive.rs`.
+use core::sync::atomic::AtomicU64 as Count;
 
 use percpu::Platform;
+use spin::mutex::SpinMutex;
 use spin::once::Once;
 
 use self::map::{Content, Held, Map};
+use self::primitive::{AtomicBool, AtomicU64, Ordering};
 use super::tier::{Load, Loss, Refusal, SWAP_TYPES, Slot, Store, SwapType, Tier};
 use crate::mm::page::Page;
 use xen_abi::Errno;
 
 pub use self::hypervisor::Hypervisor;
 pub use self::map::MAX_TIERS;
+pub use self::moving::{MOVES_PER_STORE, Relief};
 pub use self::shrink::{Choice, Drained, Home};
 
 /// One swap type in use.
@@ -40,7 +47,7 @@ pub use self::shrink::{Choice, Drained, Home};
 struct Area {
     map: Map,
     /// Slots that say that a tier has them.
-    pages: AtomicU64,
+    pages: Count,
     /// Stores are taken: between `init` and `invalidate_area`.
     active: AtomicBool,
 }
@@ -76,6 +83,17 @@ impl fmt::Display for Lost {
 
 impl core::error::Error for Lost {}
 
+/// What came of offering a page to tiers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Offered {
+    /// This one has it.
+    Taken(usize),
+    /// None has.
+    Refused,
+    /// None has, and one may keep something older.
+    Doubtful,
+}
+
 /// What a load ended with, apart from [`Lost`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use = "a page that was not loaded holds something else"]
@@ -101,6 +119,12 @@ pub struct Counters {
     pub invalidates: u64,
     /// Loads that ended in [`Lost`].
     pub lost: u64,
+    /// Cold pages that went on to a later tier, to make room.
+    pub written_on: u64,
+    /// Cold pages that came home, because no later tier took them.
+    pub brought_home: u64,
+    /// Cold pages that should have left, and that nobody took.
+    pub stayed: u64,
 }
 
 /// Why a swap type could not be put to use.
@@ -135,11 +159,22 @@ pub struct Frontswap<'t, P> {
     exclusive_gets: AtomicBool,
     /// How many drains want that no tier that forgets takes anything.
     drains: AtomicU64,
-    loads: AtomicU64,
-    succ_stores: AtomicU64,
-    failed_stores: AtomicU64,
-    invalidates: AtomicU64,
-    lost: AtomicU64,
+    /// What pages are passed on through, one at a time. `None` while it is in use, or was never given.
+    bounce: SpinMutex<Option<Page<'static>>>,
+    counts: Counts,
+}
+
+/// [`Counters`], as they are counted.
+#[derive(Default)]
+struct Counts {
+    loads: Count,
+    succ_stores: Count,
+    failed_stores: Count,
+    invalidates: Count,
+    lost: Count,
+    written_on: Count,
+    brought_home: Count,
+    stayed: Count,
 }
 
 impl<P> fmt::Debug for Frontswap<'_, P> {
@@ -148,7 +183,7 @@ impl<P> fmt::Debug for Frontswap<'_, P> {
     }
 }
 
-fn add(counter: &AtomicU64) {
+fn add(counter: &Count) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
@@ -156,13 +191,17 @@ impl<P> Frontswap<'_, P> {
     /// What has happened so far. Each number is exact; together they may be from different moments.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let read = |counter: &Count| counter.load(Ordering::Relaxed);
+        let counts = &self.counts;
         Counters {
-            loads: read(&self.loads),
-            succ_stores: read(&self.succ_stores),
-            failed_stores: read(&self.failed_stores),
-            invalidates: read(&self.invalidates),
-            lost: read(&self.lost),
+            loads: read(&counts.loads),
+            succ_stores: read(&counts.succ_stores),
+            failed_stores: read(&counts.failed_stores),
+            invalidates: read(&counts.invalidates),
+            lost: read(&counts.lost),
+            written_on: read(&counts.written_on),
+            brought_home: read(&counts.brought_home),
+            stayed: read(&counts.stayed),
         }
     }
 
@@ -202,19 +241,15 @@ impl<'t, P: Platform> Frontswap<'t, P> {
     #[must_use]
     pub fn new(platform: P, tiers: &'t [&'t dyn Tier]) -> Self {
         assert!(tiers.len() <= MAX_TIERS, "frontswap has {MAX_TIERS} tiers at most");
-        let zero = || AtomicU64::new(0);
         Self {
             platform,
             tiers,
             areas: [const { Once::new() }; SWAP_TYPES],
             write_through: AtomicBool::new(false),
             exclusive_gets: AtomicBool::new(false),
-            drains: zero(),
-            loads: zero(),
-            succ_stores: zero(),
-            failed_stores: zero(),
-            invalidates: zero(),
-            lost: zero(),
+            drains: AtomicU64::new(0),
+            bounce: SpinMutex::new(None),
+            counts: Counts::default(),
         }
     }
 
@@ -235,7 +270,7 @@ impl<'t, P: Platform> Frontswap<'t, P> {
         let place = self.areas.get(usize::from(swap.get())).ok_or(InitError::TooMany)?;
         let area = place.call_once(|| Area {
             map: Map::new(count),
-            pages: AtomicU64::new(0),
+            pages: Count::new(0),
             active: AtomicBool::new(false),
         });
         if area.map.len() < slots {
@@ -257,7 +292,8 @@ impl<'t, P: Platform> Frontswap<'t, P> {
         Some((area, area.map.hold(slot.offset, self.platform)?))
     }
 
-    /// Removes what tiers have of a held slot. Afterwards it is empty, or doubtful.
+    /// Removes what tiers have of a held slot. Afterwards it is empty, or doubtful. Whoever passes the page on finds out,
+    /// and removes what he has brought elsewhere.
     fn empty(&self, area: &Area, slot: Slot, held: &mut Held<'_, P>) -> Result<(), Errno> {
         let removed = match held.content {
             Content::Empty => return Ok(()),
@@ -265,6 +301,8 @@ impl<'t, P: Platform> Frontswap<'t, P> {
                 area.pages.fetch_sub(1, Ordering::Relaxed);
                 self.tiers[tier].invalidate(slot)
             }
+            // One of them is being given the page. So it stays in doubt, until the next try.
+            Content::Doubtful if held.moving => Err(Errno::EBUSY),
             Content::Doubtful => self.tiers.iter().try_for_each(|tier| tier.invalidate(slot)),
         };
         held.content = if removed.is_ok() { Content::Empty } else { Content::Doubtful };
@@ -278,58 +316,62 @@ impl<'t, P: Platform> Frontswap<'t, P> {
         if self.tiers.is_empty() {
             return Stored::No;
         }
-        let Some((area, mut held)) = self.hold(slot) else { return Stored::No };
+        let Some(area) = self.area(slot.swap) else { return Stored::No };
+        let held = if self.platform.may_block() {
+            area.map.hold_unmarked(slot.offset, self.platform)
+        } else {
+            area.map.hold(slot.offset, self.platform)
+        };
+        let Some(mut held) = held else { return Stored::No };
         // After the slot is held: whoever ends the use of the type looks at the slots after saying so.
         if !area.active.load(Ordering::SeqCst) {
             return Stored::No;
         }
-        let stored =
-            self.empty(area, slot, &mut held).is_ok() && self.store_in(0, area, slot, page, &mut held);
-        if !stored {
-            add(&self.failed_stores);
-            return Stored::No;
+        let offered = match self.empty(area, slot, &mut held) {
+            Ok(()) if !held.moving => self.offer(slot, page, 0, true),
+            // Some tier is being given what was here before, and the caller must not wait for the end of that. Or
+            // something older is in doubt.
+            _ => Offered::Refused,
+        };
+        match offered {
+            Offered::Taken(tier) => {
+                let through = self.write_through.load(Ordering::Relaxed);
+                held.content = Content::In { tier, through };
+                area.pages.fetch_add(1, Ordering::Relaxed);
+                add(&self.counts.succ_stores);
+                return if through { Stored::WriteToo } else { Stored::Done };
+            }
+            Offered::Refused => {}
+            Offered::Doubtful => held.content = Content::Doubtful,
         }
-        add(&self.succ_stores);
-        match held.content {
-            Content::In { through: true, .. } => Stored::WriteToo,
-            _ => Stored::Done,
-        }
+        add(&self.counts.failed_stores);
+        Stored::No
     }
 
-    /// Tries the tiers from `first` on, for an empty slot.
-    fn store_in(
-        &self,
-        first: usize,
-        area: &Area,
-        slot: Slot,
-        page: &Page<'_>,
-        held: &mut Held<'_, P>,
-    ) -> bool {
+    /// Offers the page of a slot, of which no tier has anything, to the tiers from `first` on. They may pass cold pages
+    /// on before.
+    fn offer(&self, slot: Slot, page: &Page<'_>, first: usize, make_room: bool) -> Offered {
         let draining = self.drains.load(Ordering::SeqCst) > 0;
         for (number, tier) in self.tiers.iter().enumerate().skip(first) {
             if draining && !tier.survives_suspend() {
                 continue;
             }
+            if make_room {
+                self.make_room_in(number);
+            }
             match tier.store(slot, page) {
-                Store::Stored => {
-                    let through = self.write_through.load(Ordering::Relaxed);
-                    held.content = Content::In { tier: number, through };
-                    area.pages.fetch_add(1, Ordering::Relaxed);
-                    return true;
+                Store::Stored => return Offered::Taken(number),
+                Store::Refused(Refusal::Broken(error)) => {
+                    log::warn!("frontswap: {} answered {error} to a store", tier.name());
                 }
-                Store::Refused(refusal) => {
-                    if let Refusal::Broken(error) = refusal {
-                        log::warn!("frontswap: {} answered {error} to a store", tier.name());
-                    }
-                }
+                Store::Refused(_) => {}
                 Store::Doubtful(error) => {
                     log::error!("frontswap: {} may keep an old page of {slot}: {error}", tier.name());
-                    held.content = Content::Doubtful;
-                    return false;
+                    return Offered::Doubtful;
                 }
             }
         }
-        false
+        Offered::Refused
     }
 
     /// Fetches the page of a slot.
@@ -347,12 +389,12 @@ impl<'t, P: Platform> Frontswap<'t, P> {
             Content::Empty => return Ok(Loaded::NotHere),
             Content::In { tier, through } => (self.tiers[tier], through),
             Content::Doubtful => {
-                add(&self.lost);
+                add(&self.counts.lost);
                 return Err(Lost { slot, tier: None, why: Loss::Missing });
             }
         };
         match tier.load(slot, page) {
-            Load::Loaded => add(&self.loads),
+            Load::Loaded => add(&self.counts.loads),
             Load::Failed(why) if through => {
                 // The swap device has it. What the tier may still have is of no use.
                 log::warn!("frontswap: {} has lost {slot}, which is on the swap device: {why}", tier.name());
@@ -360,7 +402,7 @@ impl<'t, P: Platform> Frontswap<'t, P> {
                 return Ok(Loaded::NotHere);
             }
             Load::Failed(why) => {
-                add(&self.lost);
+                add(&self.counts.lost);
                 let lost = Lost { slot, tier: Some(tier.name()), why };
                 log::error!("frontswap: {lost}");
                 return Err(lost);
@@ -384,7 +426,7 @@ impl<'t, P: Platform> Frontswap<'t, P> {
             return;
         }
         if let Content::In { .. } = held.content {
-            add(&self.invalidates);
+            add(&self.counts.invalidates);
         }
         if let Err(error) = self.empty(area, slot, &mut held) {
             log::error!("frontswap: an old page of {slot} could not be removed: {error}");
@@ -403,7 +445,7 @@ impl<'t, P: Platform> Frontswap<'t, P> {
         // Whoever is still working on a slot is waited for; who comes later finds the type out of use.
         let mut from = 0;
         while let Some(offset) = area.map.next(from) {
-            drop(area.map.hold(offset, self.platform));
+            let _ = area.map.settled(offset, self.platform);
             from = offset + 1;
         }
         let mut outcome = Ok(());
@@ -421,31 +463,5 @@ impl<'t, P: Platform> Frontswap<'t, P> {
             from = offset + 1;
         }
         outcome
-    }
-
-    /// Passes a page on from the tier that has it to one that is tried later, through a page of the caller's. Answers
-    /// whether it went; if not, it stays where it is.
-    ///
-    /// # Errors
-    ///
-    /// [`Lost`], as for [`load`](Self::load).
-    pub fn demote(&self, slot: Slot, bounce: &mut Page<'_>) -> Result<bool, Lost> {
-        let Some((area, mut held)) = self.hold(slot) else { return Ok(false) };
-        let before @ Content::In { tier, .. } = held.content else { return Ok(false) };
-        if let Load::Failed(why) = self.tiers[tier].load(slot, bounce) {
-            add(&self.lost);
-            return Err(Lost { slot, tier: Some(self.tiers[tier].name()), why });
-        }
-        held.content = Content::Empty;
-        if !self.store_in(tier + 1, area, slot, bounce, &mut held) {
-            // Even if one of the others is in doubt: who has the page is known.
-            held.content = before;
-            return Ok(false);
-        }
-        area.pages.fetch_sub(1, Ordering::Relaxed);
-        if let Err(error) = self.tiers[tier].invalidate(slot) {
-            log::warn!("frontswap: {} keeps a page of {slot} that went on: {error}", self.tiers[tier].name());
-        }
-        Ok(true)
     }
 }

@@ -88,8 +88,7 @@ impl<'t, P: Platform> Frontswap<'t, P> {
         {
             from = offset + 1;
             // A busy slot is waited for: what it will say counts.
-            let content = area.map.hold(offset, self.platform).map(|held| held.content);
-            if let Some(Content::In { tier, .. }) = content
+            if let Some(Content::In { tier, .. }) = area.map.settled(offset, self.platform)
                 && wanted(tier)
             {
                 count += u64::from(home.bring_home(Slot { swap, offset }));
@@ -105,8 +104,7 @@ impl<'t, P: Platform> Frontswap<'t, P> {
             let mut from = 0;
             while let Some(offset) = area.map.next(from) {
                 from = offset + 1;
-                let content = area.map.hold(offset, self.platform).map(|held| held.content);
-                if let Some(Content::In { tier, .. }) = content {
+                if let Some(Content::In { tier, .. }) = area.map.settled(offset, self.platform) {
                     count += u64::from(!self.tiers[tier].survives_suspend());
                 }
             }
@@ -120,7 +118,8 @@ impl<'t, P: Platform> Frontswap<'t, P> {
     ///
     /// How many pages would not come. Nothing is held back then; a suspend would lose them.
     pub fn drain(&self, home: &impl Home) -> Result<Drained<'_, 't, P>, u64> {
-        // First say so, then look: a store that has not seen it yet holds its slot already, which is waited for.
+        // First say so, then look: a store that has not seen it yet holds its slot already, and who passes a page on has
+        // marked it; both are waited for.
         self.drains.fetch_add(1, Ordering::SeqCst);
         let drained = Drained(self);
         for number in 0..SWAP_TYPES as u8 {

@@ -3,7 +3,7 @@
 use workload::corpus::Corpus;
 
 use super::*;
-use crate::swap::pool::{Handle, Refused, Stats};
+use crate::swap::pool::{Refused, Stats};
 
 const PAGES: u64 = 3000;
 

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use workload::corpus::Corpus;
 
 use super::*;
+use crate::swap::pool::Refused;
 use crate::swap::pool::scratch::unpack;
 use crate::swap::pool::slot::Slot;
-use crate::swap::pool::{Corruption, Evicted, Fault, Handle, Refused, Verdict};
 
 /// What a frame is for.
 #[derive(Clone, Copy, PartialEq)]
@@ -48,14 +48,15 @@ fn a_flipped_bit_in_an_object_is_named() {
         let expected = match bit / 8 {
             0..4 => Err(Fault::Corrupt(Corruption::Checksum)),
             4..8 => Err(Fault::Corrupt(Corruption::Header)),
-            at if at < 8 + stats.compressed_bytes as usize => Err(Fault::Corrupt(Corruption::Checksum)),
+            // The tag, and the compressed page.
+            at if at < 8 + 4 + stats.compressed_bytes as usize => Err(Fault::Corrupt(Corruption::Checksum)),
             _ => Ok(()), // padding
         };
         assert_eq!(pool.load(handle, &mut back), expected, "bit {bit}");
         flip(&pool, Kind::Log, 0, bit / 8, 1 << (bit % 8));
     }
     pool.load(handle, &mut back).unwrap();
-    assert!(back == stored && pool.stats().corrupt >= 8 * (8 + stats.compressed_bytes));
+    assert!(back == stored && pool.stats().corrupt >= 8 * (12 + stats.compressed_bytes));
     // What is corrupt can still be freed.
     flip(&pool, Kind::Log, 0, 5, 0xFF);
     pool.free(handle).unwrap();
@@ -97,10 +98,10 @@ fn a_corrupt_page_is_offered_to_nobody_and_named_once() {
     let (bad, good) = (pool.store(&page(200, 1)).unwrap(), pool.store(&page(200, 2)).unwrap());
     flip(&pool, Kind::Log, 0, 100, 1);
     let mut buffer = [0; FRAME_SIZE];
-    let evicted = pool.evict_oldest(&mut buffer, |_, _| unreachable!("it is corrupt"));
+    let evicted = evict(&pool, &mut buffer, |_, _| unreachable!("it is corrupt"));
     assert_eq!(evicted, Evicted::Corrupt(bad, Corruption::Checksum));
-    assert_eq!(pool.evict_oldest(&mut buffer, |_, _| Verdict::Taken), Evicted::Taken(good));
-    assert_eq!(pool.evict_oldest(&mut buffer, |_, _| Verdict::Taken), Evicted::Nothing);
+    assert_eq!(evict(&pool, &mut buffer, |_, _| Verdict::Taken), Evicted::Taken(good));
+    assert_eq!(evict(&pool, &mut buffer, |_, _| Verdict::Taken), Evicted::Nothing);
     pool.free(bad).unwrap();
     assert_eq!((frames.held(), pool.stats().corrupt), (0, 1));
 }
@@ -162,7 +163,7 @@ fn random_damage_and_random_operations_never_panic_and_never_give_other_data() {
                     held.remove(&handle);
                 }
                 (15..17, _) => {
-                    let evicted = pool.evict_oldest(&mut buffer, |handle, page| {
+                    let evicted = evict(&pool, &mut buffer, |handle, page| {
                         if let Some((bytes, random)) = held.get(&handle) {
                             assert!(*page == super::page(*bytes, *random), "seed {seed} step {step}");
                         }

@@ -1,11 +1,10 @@
 //! The order in which pages leave for the next tier.
 
 use super::*;
-use crate::swap::pool::{Evicted, Fault, Handle, Verdict};
 
 fn take(pool: &TestPool<'_>) -> Option<Handle> {
     let mut buffer = [0; FRAME_SIZE];
-    match pool.evict_oldest(&mut buffer, |_, _| Verdict::Taken) {
+    match evict(&pool, &mut buffer, |_, _| Verdict::Taken) {
         Evicted::Taken(handle) => Some(handle),
         Evicted::Nothing => None,
         other => unreachable!("{other:?}"),
@@ -43,7 +42,7 @@ fn what_was_loaded_or_kept_goes_to_the_end_once() {
     for handle in handles.iter().step_by(2) {
         pool.load(*handle, &mut buffer).unwrap();
     }
-    let kept = pool.evict_oldest(&mut buffer, |_, _| Verdict::Keep);
+    let kept = evict(&pool, &mut buffer, |_, _| Verdict::Keep);
     assert_eq!(kept, Evicted::Kept(handles[1]), "the first one was loaded");
     let mut expected: Vec<_> = (3..40).step_by(2).collect();
     expected.extend((0..40).step_by(2));
@@ -85,13 +84,13 @@ fn a_page_that_is_freed_while_it_leaves_is_freed_once() {
     let pool = TestPool::new(&frames, host, config(64)).unwrap();
     let (first, second) = (pool.store(&page(10, 1)).unwrap(), pool.store(&page(10, 2)).unwrap());
     let mut buffer = [0; FRAME_SIZE];
-    let evicted = pool.evict_oldest(&mut buffer, |handle, leaving| {
+    let evicted = evict(&pool, &mut buffer, |handle, leaving| {
         assert_eq!((handle, *leaving == page(10, 1)), (first, true));
         let mut inner = [0; FRAME_SIZE];
         pool.load(first, &mut inner).unwrap();
         // Meanwhile the next one may leave, and this one is not offered again.
-        assert_eq!(pool.evict_oldest(&mut inner, |_, _| Verdict::Taken), Evicted::Taken(second));
-        assert_eq!(pool.evict_oldest(&mut inner, |_, _| Verdict::Taken), Evicted::Nothing);
+        assert_eq!(evict(&pool, &mut inner, |_, _| Verdict::Taken), Evicted::Taken(second));
+        assert_eq!(evict(&pool, &mut inner, |_, _| Verdict::Taken), Evicted::Nothing);
         pool.free(first).unwrap();
         Verdict::Taken
     });

@@ -16,7 +16,7 @@ use percpu::CpuId;
 use percpu::host::{Host, Machine, OnCpu};
 use workload::random::Rng;
 
-use super::{Config, Pool, Settings};
+use super::{Config, Corruption, Fault, Handle, Pool, Settings};
 use crate::mm::pool_frames::{FrameBytes, PoolFrames};
 use crate::swap::Page;
 use crate::units::{FRAME_SIZE, Frames};
@@ -88,6 +88,47 @@ pub(super) fn machine(cpus: usize) -> (Host, OnCpu) {
 pub(super) fn config(capacity: u64) -> Config {
     let capacity = Frames::new(capacity);
     Config { capacity, shards: 1, checksum: true, settings: Settings::new(capacity) }
+}
+
+/// What becomes of a page that is offered to somebody else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Verdict {
+    Taken,
+    Keep,
+}
+
+/// What became of an eviction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Evicted {
+    Taken(Handle),
+    Kept(Handle),
+    Corrupt(Handle, Corruption),
+    Nothing,
+}
+
+/// Offers the coldest page to `take`, as whoever moves pages elsewhere does.
+pub(super) fn evict(
+    pool: &TestPool<'_>,
+    buffer: &mut Page,
+    take: impl FnOnce(Handle, &Page) -> Verdict,
+) -> Evicted {
+    let Some((handle, _)) = pool.coldest() else { return Evicted::Nothing };
+    match pool.load(handle, buffer) {
+        Ok(()) => {}
+        Err(Fault::Corrupt(corruption)) => return Evicted::Corrupt(handle, corruption),
+        // Somebody was faster.
+        Err(Fault::NotStored) => return Evicted::Kept(handle),
+    }
+    match take(handle, buffer) {
+        Verdict::Taken => {
+            let _ = pool.free(handle);
+            Evicted::Taken(handle)
+        }
+        Verdict::Keep => {
+            pool.spare(handle);
+            Evicted::Kept(handle)
+        }
+    }
 }
 
 /// A page that becomes about `bytes` bytes, and depends on `seed`.

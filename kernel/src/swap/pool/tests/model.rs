@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::*;
-use crate::swap::pool::{Evicted, Fault, Handle, Refused, Verdict};
+use crate::swap::pool::Refused;
 
 struct Model<'p, 'f> {
     pool: &'p TestPool<'f>,
@@ -60,7 +60,7 @@ impl Model<'_, '_> {
             }
             92..97 => {
                 let verdict = if self.rng.below(3) == 0 { Verdict::Keep } else { Verdict::Taken };
-                let evicted = self.pool.evict_oldest(&mut buffer, |handle, page| {
+                let evicted = evict(self.pool, &mut buffer, |handle, page| {
                     self.check(handle, page);
                     verdict
                 });

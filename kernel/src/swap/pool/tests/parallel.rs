@@ -4,7 +4,6 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 
 use super::*;
-use crate::swap::pool::{Evicted, Fault, Handle, Verdict};
 
 /// The page whose number its first bytes say.
 fn numbered(number: u64) -> Page {
@@ -69,7 +68,7 @@ fn stores_loads_frees_evictions_and_compaction_at_once() {
             let mut buffer = [0; FRAME_SIZE];
             let mut taken = 0;
             while !done.load(Ordering::SeqCst) {
-                let evicted = pool.evict_oldest(&mut buffer, |_, page| {
+                let evicted = evict(&pool, &mut buffer, |_, page| {
                     assert!(*page == numbered(number(page)), "whole pages leave");
                     if number(page).is_multiple_of(3) { Verdict::Keep } else { Verdict::Taken }
                 });
@@ -90,5 +89,6 @@ fn stores_loads_frees_evictions_and_compaction_at_once() {
     });
     let _cpu = host.enter(CpuId::BOOT);
     let stats = pool.stats();
-    assert_eq!((stats.stored, stats.corrupt, stats.evicted, frames.held()), (0, 0, evicted, 0), "{stats:?}");
+    assert_eq!((stats.stored, stats.corrupt, frames.held()), (0, 0, 0), "{stats:?}");
+    assert!(evicted > 0 && stats.evicted >= evicted, "{evicted} were taken: {stats:?}");
 }

@@ -3,7 +3,7 @@
 use workload::corpus::Corpus;
 
 use super::*;
-use crate::swap::pool::{Fault, Handle, Refused};
+use crate::swap::pool::Refused;
 
 #[test]
 fn pages_of_all_kinds_come_back_as_they_were() {
