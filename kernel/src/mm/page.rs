@@ -110,6 +110,35 @@ impl fmt::Debug for Page<'_> {
 }
 
 #[cfg(test)]
+impl Page<'static> {
+    /// A page of a test's own, for good.
+    pub(crate) fn leaked() -> Self {
+        use core::sync::atomic::AtomicU64;
+        let words: &Words = std::boxed::Box::leak(std::boxed::Box::new([const { AtomicU64::new(0) }; 512]));
+        // SAFETY: nobody else has it. It stands for a frame that no hypervisor is told of.
+        unsafe { Self::new(Gfn::new(3), words) }
+    }
+
+    /// A page with these contents.
+    pub(crate) fn with(bytes: &[u8; crate::units::FRAME_SIZE]) -> Self {
+        let mut page = Self::leaked();
+        for (word, bytes) in page.words_mut().iter().zip(bytes.as_chunks::<8>().0) {
+            word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
+        }
+        page
+    }
+
+    /// What is in it.
+    pub(crate) fn to_bytes(&self) -> [u8; crate::units::FRAME_SIZE] {
+        let mut bytes = [0; crate::units::FRAME_SIZE];
+        for (bytes, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(self.words()) {
+            *bytes = word.load(Ordering::Relaxed).to_ne_bytes();
+        }
+        bytes
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use core::sync::atomic::AtomicU64;

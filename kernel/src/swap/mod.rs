@@ -13,6 +13,9 @@ pub mod slots;
 pub mod space;
 pub mod tiers;
 
+#[cfg(test)]
+mod tests;
+
 use crate::units::FRAME_SIZE;
 
 /// The contents of a page.

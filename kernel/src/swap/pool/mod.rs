@@ -35,7 +35,7 @@ mod supply;
 mod validate;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;

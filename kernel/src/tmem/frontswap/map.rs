@@ -191,7 +191,8 @@ impl<P: Platform> Drop for Held<'_, P> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
     use percpu::CpuId;

@@ -22,6 +22,9 @@ mod map;
 mod moving;
 mod primitive;
 mod shrink;
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;
 
 use core::fmt;
 // What is only counted. What decides comes from `primitive.rs`.

@@ -11,7 +11,7 @@ use crate::swap::pool::slot::Slot;
 
 /// What a frame is for.
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+pub(in crate::swap) enum Kind {
     Log,
     Entries,
 }
@@ -30,7 +30,7 @@ fn reach(pool: &TestPool<'_>, kind: Kind, nth: usize, change: impl FnOnce(&mut F
 }
 
 /// Flips bits of a byte.
-fn flip(pool: &TestPool<'_>, kind: Kind, nth: usize, at: usize, mask: u8) {
+pub(in crate::swap) fn flip(pool: &TestPool<'_>, kind: Kind, nth: usize, at: usize, mask: u8) {
     reach(pool, kind, nth, |frame| frame[at] ^= mask);
 }
 

@@ -4,7 +4,7 @@ use super::*;
 
 fn take(pool: &TestPool<'_>) -> Option<Handle> {
     let mut buffer = [0; FRAME_SIZE];
-    match evict(&pool, &mut buffer, |_, _| Verdict::Taken) {
+    match evict(pool, &mut buffer, |_, _| Verdict::Taken) {
         Evicted::Taken(handle) => Some(handle),
         Evicted::Nothing => None,
         other => unreachable!("{other:?}"),

@@ -1,7 +1,7 @@
 //! The pool against a model, short of memory, with damage, and on several CPUs.
 
 mod corpora;
-mod damage;
+pub(in crate::swap) mod damage;
 mod evict;
 mod exhaustion;
 mod model;
@@ -23,7 +23,7 @@ use crate::units::{FRAME_SIZE, Frames};
 
 /// Frames from the host's heap, counted, and refused when the test says so.
 #[derive(Debug)]
-pub(super) struct HostFrames {
+pub(in crate::swap) struct HostFrames {
     held: AtomicU64,
     /// How many more are given out; negative for any number.
     left: AtomicI64,
@@ -31,20 +31,20 @@ pub(super) struct HostFrames {
 }
 
 impl HostFrames {
-    pub(super) fn new() -> Self {
+    pub(in crate::swap) fn new() -> Self {
         Self { held: AtomicU64::new(0), left: AtomicI64::new(-1), allocations: AtomicU64::new(0) }
     }
 
     /// Gives out so many more, and those that come back.
-    pub(super) fn limit(&self, left: Option<u32>) {
+    pub(in crate::swap) fn limit(&self, left: Option<u32>) {
         self.left.store(left.map_or(-1, i64::from), Ordering::SeqCst);
     }
 
-    pub(super) fn held(&self) -> u64 {
+    pub(in crate::swap) fn held(&self) -> u64 {
         self.held.load(Ordering::SeqCst)
     }
 
-    pub(super) fn allocations(&self) -> u64 {
+    pub(in crate::swap) fn allocations(&self) -> u64 {
         self.allocations.load(Ordering::SeqCst)
     }
 }
@@ -77,15 +77,15 @@ impl PoolFrames for HostFrames {
     }
 }
 
-pub(super) type TestPool<'f> = Pool<&'f HostFrames, Host>;
+pub(in crate::swap) type TestPool<'f> = Pool<&'f HostFrames, Host>;
 
 /// A machine of which this thread is the first CPU.
-pub(super) fn machine(cpus: usize) -> (Host, OnCpu) {
+pub(in crate::swap) fn machine(cpus: usize) -> (Host, OnCpu) {
     let host = Machine::new(cpus);
     (host, host.enter(CpuId::BOOT))
 }
 
-pub(super) fn config(capacity: u64) -> Config {
+pub(in crate::swap) fn config(capacity: u64) -> Config {
     let capacity = Frames::new(capacity);
     Config { capacity, shards: 1, checksum: true, settings: Settings::new(capacity) }
 }
@@ -132,7 +132,7 @@ pub(super) fn evict(
 }
 
 /// A page that becomes about `bytes` bytes, and depends on `seed`.
-pub(super) fn page(bytes: usize, seed: u64) -> Page {
+pub(in crate::swap) fn page(bytes: usize, seed: u64) -> Page {
     let mut page = [0; FRAME_SIZE];
     let mut random = Rng::new(seed);
     for part in page[..bytes].chunks_mut(8) {
