@@ -17,6 +17,7 @@ pub mod cleancache;
 mod client;
 pub mod frontswap;
 mod pool;
+mod primitive;
 pub mod tier;
 
 pub use answer::{Flush, Get, Put, Refused};

@@ -13,7 +13,16 @@
     reason = "models of code that shares memory by other means than the borrow checker knows"
 )]
 
+extern crate alloc;
+
 mod atomic;
 mod frame;
 mod model;
 mod ports;
+mod tmem;
+
+// What the kernel's source finds in its own crate.
+use ebb::port;
+mod mm {
+    pub(crate) use ebb::mm::page;
+}

@@ -25,6 +25,20 @@ pub(crate) enum Mistake {
     RelaxedTake,
     /// A word of the set is read, and written back without the port.
     SplitTake,
+    /// A slot is looked at and then held, in two steps.
+    SplitHold,
+    /// It is held without an acquire.
+    RelaxedHold,
+    /// It is let go without a release.
+    RelaxedLetGo,
+    /// Who goes through all slots may see what one was before somebody held it.
+    StaleLook,
+    /// Who ends the use of a swap type does not say so before he looks at its slots.
+    UnsaidEnd,
+    /// Who drains does not say so.
+    UnsaidDrain,
+    /// Who waits for a slot says so once, and not again after somebody else was faster.
+    OneNote,
 }
 
 thread_local! {

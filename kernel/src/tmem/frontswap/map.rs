@@ -9,13 +9,13 @@
 //! Whose page it is must not do two things to a slot at a time, if it cannot block. Others, who look at slots or move
 //! pages, hold a slot with preemption off and for a moment, so that he may have to wait for them.
 //!
-//! All atomics come from `primitive.rs`, so that a model checker can run this file: `tests/loom` does.
+//! All atomics come from `tmem/primitive.rs`, so that a model checker can run this: `tests/loom` does.
 
 use alloc::boxed::Box;
 
 use percpu::{CpuPin, Platform};
 
-use super::primitive::{AtomicU8, Ordering};
+use super::super::primitive::{AtomicU8, Ordering};
 
 /// Somebody works on the slot.
 const BUSY: u8 = 0x80;

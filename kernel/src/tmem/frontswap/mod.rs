@@ -20,22 +20,21 @@
 mod hypervisor;
 mod map;
 mod moving;
-mod primitive;
 mod shrink;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests;
 
 use core::fmt;
-// What is only counted. What decides comes from `primitive.rs`.
-use core::sync::atomic::AtomicU64 as Count;
+// What is only counted, or set. What decides who works on a slot comes from `primitive.rs`.
+use core::sync::atomic::{AtomicBool as Setting, AtomicU64 as Count};
 
 use percpu::Platform;
 use spin::mutex::SpinMutex;
 use spin::once::Once;
 
 use self::map::{Content, Held, Map};
-use self::primitive::{AtomicBool, AtomicU64, Ordering};
+use super::primitive::{AtomicBool, AtomicU64, Ordering};
 use super::tier::{Load, Loss, Refusal, SWAP_TYPES, Slot, Store, SwapType, Tier};
 use crate::mm::page::Page;
 use xen_abi::Errno;
@@ -158,8 +157,8 @@ pub struct Frontswap<'t, P> {
     platform: P,
     tiers: &'t [&'t dyn Tier],
     areas: [Once<Area>; SWAP_TYPES],
-    write_through: AtomicBool,
-    exclusive_gets: AtomicBool,
+    write_through: Setting,
+    exclusive_gets: Setting,
     /// How many drains want that no tier that forgets takes anything.
     drains: AtomicU64,
     /// What pages are passed on through, one at a time. `None` while it is in use, or was never given.
@@ -248,8 +247,8 @@ impl<'t, P: Platform> Frontswap<'t, P> {
             platform,
             tiers,
             areas: [const { Once::new() }; SWAP_TYPES],
-            write_through: AtomicBool::new(false),
-            exclusive_gets: AtomicBool::new(false),
+            write_through: Setting::new(false),
+            exclusive_gets: Setting::new(false),
             drains: AtomicU64::new(0),
             bounce: SpinMutex::new(None),
             counts: Counts::default(),
@@ -290,9 +289,12 @@ impl<'t, P: Platform> Frontswap<'t, P> {
         Ok(())
     }
 
+    /// Takes hold of a slot of a swap type that is in use.
     fn hold(&self, slot: Slot) -> Option<(&Area, Held<'_, P>)> {
         let area = self.area(slot.swap)?;
-        Some((area, area.map.hold(slot.offset, self.platform)?))
+        let held = area.map.hold(slot.offset, self.platform)?;
+        // After the slot is held: whoever ends the use of the type looks at the slots after saying so.
+        area.active.load(Ordering::SeqCst).then_some((area, held))
     }
 
     /// Removes what tiers have of a held slot. Afterwards it is empty, or doubtful. Whoever passes the page on finds out,
@@ -326,7 +328,7 @@ impl<'t, P: Platform> Frontswap<'t, P> {
             area.map.hold(slot.offset, self.platform)
         };
         let Some(mut held) = held else { return Stored::No };
-        // After the slot is held: whoever ends the use of the type looks at the slots after saying so.
+        // As in `hold`.
         if !area.active.load(Ordering::SeqCst) {
             return Stored::No;
         }
@@ -436,7 +438,8 @@ impl<'t, P: Platform> Frontswap<'t, P> {
         }
     }
 
-    /// The swap type goes out of use: all its slots are free. Stores that come meanwhile are refused.
+    /// The swap type goes out of use: all its slots are free. Stores that come meanwhile are refused, and loads find
+    /// nothing.
     ///
     /// # Errors
     ///

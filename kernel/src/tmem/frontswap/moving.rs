@@ -15,11 +15,11 @@
 use percpu::{CpuPin, Platform};
 use spin::mutex::SpinMutex;
 
+use super::super::primitive::Ordering;
+use super::super::tier::{Load, Slot, SwapType};
 use super::map::Content;
-use super::primitive::Ordering;
 use super::{Area, Frontswap, Lost, Offered, add};
 use crate::mm::page::Page;
-use crate::tmem::tier::{Load, Slot, SwapType};
 
 /// Pages that a store passes on at most, before it offers its own.
 pub const MOVES_PER_STORE: usize = 4;
@@ -89,7 +89,7 @@ impl<P: Platform> Frontswap<'_, P> {
     /// Copies the page of a slot, and marks it. Answers which tier has it; `None` if there is nothing to be moved.
     fn begin_move(&self, area: &Area, slot: Slot, bounce: &mut Page<'_>) -> Result<Option<usize>, Lost> {
         let Some(mut held) = area.map.try_hold_pinned(slot.offset, self.platform) else { return Ok(None) };
-        // As in `store`: whoever ends the use of the type says so before he looks for marks.
+        // As in `hold`: whoever ends the use of the type says so before he looks for marks.
         if !area.active.load(Ordering::SeqCst) {
             return Ok(None);
         }
