@@ -41,6 +41,17 @@ impl<'t, P: Platform> SwapSpace<'t, P> {
         Self { frontswap, swap, slots, is_full }
     }
 
+    /// Has books ready for slots that will be needed soon, as far as there is memory for them. For the time before memory
+    /// is short; every store does the same.
+    pub fn keep_ahead(&self) {
+        self.slots.keep_ahead(|first| self.prepare(first));
+    }
+
+    /// Makes the books of slots around one.
+    fn prepare(&self, first: u64) -> bool {
+        self.frontswap.prepare(Slot { swap: self.swap, offset: first }).is_ok()
+    }
+
     /// The slots.
     pub const fn slots(&self) -> &Slots {
         &self.slots
@@ -64,7 +75,8 @@ const fn why(loss: Loss) -> &'static str {
 
 impl<P: Platform + Sync> Swap for SwapSpace<'_, P> {
     fn store(&self, near: u64, page: &Page<'_>) -> Result<SwapEntry, Refused> {
-        let offset = self.slots.take(near).ok_or(Refused::Full)?;
+        self.keep_ahead();
+        let offset = self.slots.take(near, |first| self.prepare(first)).ok_or(Refused::Full)?;
         let entry = SwapEntry::new(self.swap.get(), offset);
         match (entry, self.frontswap.store(Slot { swap: self.swap, offset }, page)) {
             (Some(entry), Stored::Done | Stored::WriteToo) => Ok(entry),
