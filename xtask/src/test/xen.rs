@@ -29,12 +29,13 @@ struct Shape {
 
 /// Ordinary; one vCPU and many; tiny; memory above 4 GiB; populate-on-demand, which a kernel that touches all its
 /// memory does not survive.
-const SHAPES: [Shape; 9] = [
+const SHAPES: [Shape; 10] = [
     Shape { name: "", memory_mib: 256, maxmem_mib: 256, vcpus: 2, only: None },
     Shape { name: "1-vcpu/", memory_mib: 32, maxmem_mib: 32, vcpus: 1, only: Some("boot.") },
     Shape { name: "4-vcpus/", memory_mib: 64, maxmem_mib: 64, vcpus: 4, only: Some("smp.") },
     Shape { name: "4-vcpus/", memory_mib: 64, maxmem_mib: 64, vcpus: 4, only: Some("threads.") },
     Shape { name: "4-vcpus/", memory_mib: 64, maxmem_mib: 64, vcpus: 4, only: Some("percpu.") },
+    Shape { name: "4-vcpus/", memory_mib: 64, maxmem_mib: 64, vcpus: 4, only: Some("reclaim.") },
     Shape { name: "8-vcpus/", memory_mib: 32, maxmem_mib: 32, vcpus: 8, only: Some("boot.") },
     Shape { name: "8-mib/", memory_mib: 8, maxmem_mib: 8, vcpus: 1, only: Some("boot.") },
     Shape { name: "6-gib/", memory_mib: 6144, maxmem_mib: 6144, vcpus: 1, only: Some("boot.") },
@@ -107,7 +108,7 @@ fn on_one_host(
     println!("xen    Xen {} is up after {:.1} s", kit.xen_version, session.ready_after().as_secs_f64());
     for &shape in shapes {
         let mut domain =
-            Domain { shape, session: &session, tests, options: guest::options(soak_s, filter), boots: 0 };
+            Domain { shape, session: &session, tests, options: guest::options(soak_s), boots: 0 };
         guest::run(Rung::Xen, shape.name, &mut domain, shape.only, filter, results)?;
     }
     for (id, ask) in cases {
