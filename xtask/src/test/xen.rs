@@ -4,7 +4,7 @@
 use super::guest::{self, End, Guest, Watch};
 use super::outcome::{Case, Outcome, Results, Rung};
 use super::system::Ask;
-use super::{elastic, several, system};
+use super::{elastic, several, swap, system};
 use crate::build::{self, Built, Image};
 use crate::console::Event;
 use crate::setup::{self, Kit};
@@ -45,7 +45,7 @@ const SHAPES: [Shape; 10] = [
 const WHEN_NAMED: [Shape; 1] =
     [Shape { name: "4-vcpus/", memory_mib: 64, maxmem_mib: 64, vcpus: 4, only: Some("soak.") }];
 /// Areas of cases that are not in the image.
-const AREAS_OF_TOOLSTACK: [&str; 3] = ["system.", "elastic.", "several."];
+const AREAS_OF_TOOLSTACK: [&str; 4] = ["system.", "elastic.", "several.", "swap."];
 /// Memory for guests that the cases of these areas count on.
 const LEAST_MIB: u32 = 1200;
 /// Consoles: one is used at a time, the others are for guests that a failed case left behind.
@@ -78,7 +78,7 @@ pub(crate) fn run(
     let matches = |shape: &&Shape| guest::may_match(shape.name, shape.only, filter);
     let shapes: Vec<&Shape> = shapes.iter().chain(WHEN_NAMED.iter().filter(named)).filter(matches).collect();
     let cases: Vec<&(&str, Ask)> =
-        system::CASES.iter().chain(elastic::CASES).filter(|(id, _)| wanted(id)).collect();
+        system::CASES.iter().chain(elastic::CASES).chain(swap::CASES).filter(|(id, _)| wanted(id)).collect();
     if !shapes.is_empty() || !cases.is_empty() {
         on_one_host(&kit, (&tests, &image), &shapes, &cases, (filter, soak_s), out, results)?;
     }
