@@ -3,7 +3,7 @@
 use super::{KernelBalloon, SCRATCH, URGENT, stalls, store};
 use crate::platform::{Kernel, Mutex};
 use crate::tunables::tunables;
-use crate::{Domain, Machine, cpus, swap};
+use crate::{Domain, Machine, cpus, reclaim, swap};
 use core::sync::atomic::{AtomicBool, Ordering};
 use ebb::balloon::toolstack::TargetRule;
 use ebb::balloon::{Budget, Evacuate, Outcome, StartPlan};
@@ -184,14 +184,14 @@ impl Steps {
     fn swap(&self, decision: &Decision) {
         let machine = self.shared.machine;
         if decision.evict_frames > 0 && tunables().is_on(Id::SwapEvict) {
-            let outcome = machine.paged().reclaim(Frames::new(decision.evict_frames));
+            let outcome = reclaim::reclaim(Frames::new(decision.evict_frames));
             log::debug!("reclaim: {} of {} frames evicted", outcome.freed.get(), decision.evict_frames);
         }
         if let Action::Shrink { to_frames } = decision.shrink {
             let home = swap::shrink(machine, Frames::new(to_frames));
             log::debug!("selfshrink: {} frames came home, {to_frames} are to stay out", home.get());
         }
-        swap::wake();
+        reclaim::wake();
     }
 
     /// Hands the tunables to those who obey them, if any has changed.

@@ -138,6 +138,8 @@ pub enum InitError {
     Smaller,
     /// That many slots cannot be.
     TooMany,
+    /// There is no memory for its books.
+    NoMemory,
 }
 
 impl fmt::Display for InitError {
@@ -146,6 +148,7 @@ impl fmt::Display for InitError {
             Self::InUse => "the swap type is in use",
             Self::Smaller => "the swap type had fewer slots before",
             Self::TooMany => "too many slots",
+            Self::NoMemory => "no kernel memory for its books",
         })
     }
 }
@@ -261,20 +264,18 @@ impl<'t, P: Platform> Frontswap<'t, P> {
         self.tiers
     }
 
-    /// Swap type `swap` comes into use with `slots` slots, none of which a tier has. Tells every tier. Allocates a byte
-    /// per slot, which stays for the next time.
+    /// Swap type `swap` comes into use with `slots` slots, none of which a tier has. Tells every tier. The books stay for
+    /// the next time; they grow with the slots that are used, see [`prepare`](Self::prepare).
     ///
     /// # Errors
     ///
     /// [`InitError`].
     pub fn init(&self, swap: SwapType, slots: u64) -> Result<(), InitError> {
-        let count = usize::try_from(slots).map_err(|_| InitError::TooMany)?;
         let place = self.areas.get(usize::from(swap.get())).ok_or(InitError::TooMany)?;
-        let area = place.call_once(|| Area {
-            map: Map::new(count),
-            pages: Count::new(0),
-            active: AtomicBool::new(false),
-        });
+        let area = place.try_call_once(|| {
+            let map = Map::new(slots).map_err(|_| InitError::NoMemory)?;
+            Ok(Area { map, pages: Count::new(0), active: AtomicBool::new(false) })
+        })?;
         if area.map.len() < slots {
             return Err(InitError::Smaller);
         }
@@ -287,6 +288,21 @@ impl<'t, P: Platform> Frontswap<'t, P> {
             }
         }
         Ok(())
+    }
+
+    /// Makes the books of a slot and of its neighbours, the 512 around it, here and in all tiers: a store to any of them
+    /// needs no memory for books then. Without this they come with the first store.
+    ///
+    /// # Errors
+    ///
+    /// If there is no memory for them, or no such slot.
+    pub fn prepare(&self, slot: Slot) -> Result<(), Refusal> {
+        let area = self.area(slot.swap).ok_or(Refusal::NoName)?;
+        match area.map.make(slot.offset) {
+            Ok(true) => self.tiers.iter().try_for_each(|tier| tier.prepare(slot)),
+            Ok(false) => Err(Refusal::NoName),
+            Err(_) => Err(Refusal::Full),
+        }
     }
 
     /// Takes hold of a slot of a swap type that is in use.
@@ -322,6 +338,10 @@ impl<'t, P: Platform> Frontswap<'t, P> {
             return Stored::No;
         }
         let Some(area) = self.area(slot.swap) else { return Stored::No };
+        if area.map.make(slot.offset).is_err() {
+            add(&self.counts.failed_stores);
+            return Stored::No;
+        }
         let held = if self.platform.may_block() {
             area.map.hold_unmarked(slot.offset, self.platform)
         } else {
@@ -448,6 +468,7 @@ impl<'t, P: Platform> Frontswap<'t, P> {
     pub fn invalidate_area(&self, swap: SwapType) -> Result<(), Errno> {
         let Some(area) = self.area(swap) else { return Ok(()) };
         area.active.store(false, Ordering::SeqCst);
+        Map::look_again();
         // Whoever is still working on a slot is waited for; who comes later finds the type out of use.
         let mut from = 0;
         while let Some(offset) = area.map.next(from) {
