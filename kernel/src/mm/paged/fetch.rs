@@ -89,12 +89,22 @@ impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
     /// Brings pages back that are elsewhere, up to `most`, as long as `room` says that there is room for one more: a
     /// partial swapoff. Answers how many came. Stops where there is no free frame; a page that is lost stays where it
     /// is, for whoever needs it to be told. For threads.
-    pub fn bring_home(&self, most: Frames, mut room: impl FnMut() -> bool) -> Frames {
+    pub fn bring_home(&self, most: Frames, room: impl FnMut() -> bool) -> Frames {
+        self.bring_home_of(most, room, |_| true)
+    }
+
+    /// The same for pages whose entry is `wanted`, of which it asks with a slot locked.
+    pub fn bring_home_of(
+        &self,
+        most: Frames,
+        mut room: impl FnMut() -> bool,
+        wanted: impl Fn(SwapEntry) -> bool,
+    ) -> Frames {
         let mut home = 0;
         for (number, _, slot) in self.slots() {
             let first = Page::of_slot(number).0;
             let mut index = 0;
-            while let Some(found) = self.next_away(slot, index) {
+            while let Some(found) = self.next_away(slot, index, &wanted) {
                 if home >= most.get() || !room() {
                     return Frames::new(home);
                 }
@@ -109,14 +119,19 @@ impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
         Frames::new(home)
     }
 
-    /// The first page of a slot that is elsewhere, from `index` on, and its entry.
-    fn next_away(&self, slot: &Slot, index: usize) -> Option<(usize, Pte)> {
+    /// The first page of a slot that is elsewhere, in a `wanted` place, from `index` on, and its entry.
+    fn next_away(
+        &self,
+        slot: &Slot,
+        index: usize,
+        wanted: &impl Fn(SwapEntry) -> bool,
+    ) -> Option<(usize, Pte)> {
         slot.peek().table()?;
         let locked = slot.lock(self.platform);
         let table = locked.word().table()?;
         (index..SLOT_PAGES as usize).find_map(|index| {
             let pte = Pte::from_bits(self.memory.entry(table, index).load(Ordering::Relaxed));
-            matches!(pte.state(), State::Swapped(_)).then_some((index, pte))
+            matches!(pte.state(), State::Swapped(place) if wanted(place)).then_some((index, pte))
         })
     }
 

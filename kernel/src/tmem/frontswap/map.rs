@@ -6,7 +6,7 @@
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU8, Ordering};
 
-use percpu::Platform;
+use percpu::{CpuPin, Platform};
 
 /// Somebody works on the slot.
 const BUSY: u8 = 0x80;
@@ -64,6 +64,8 @@ pub(super) struct Held<'m, P: Platform> {
     slot: &'m AtomicU8,
     platform: P,
     pub(super) content: Content,
+    /// Keeps the holder from being preempted, if it asked for that. Dropped after the slot was let go.
+    _pin: Option<CpuPin<P>>,
 }
 
 impl Map {
@@ -99,24 +101,64 @@ impl Map {
     /// Context: may block. Who must not block may come, too, as long as nobody who holds the slot can be waiting for it.
     pub(super) fn hold<P: Platform>(&self, offset: u64, platform: P) -> Option<Held<'_, P>> {
         let slot = self.slot(offset)?;
-        let mut rounds = 0;
         loop {
-            let byte = slot.load(Ordering::Relaxed);
-            if byte & BUSY == 0 {
-                let taken =
-                    slot.compare_exchange(byte, byte | BUSY, Ordering::SeqCst, Ordering::Relaxed).is_ok();
-                if taken {
-                    return Some(Held { slot, platform, content: Content::of(byte) });
-                }
-            } else if platform.may_block() {
-                // Whoever lets go sees this, or has let go before the question is asked.
-                slot.fetch_or(WAITED, Ordering::SeqCst);
-                platform.wait_until(key(slot), &|| slot.load(Ordering::SeqCst) & BUSY == 0);
-            } else {
-                rounds += 1;
-                platform.relax(rounds);
+            if let Some(byte) = take(slot) {
+                return Some(Held { slot, platform, content: Content::of(byte), _pin: None });
             }
+            wait(slot, platform);
         }
+    }
+
+    /// The same, for a slot that others may want in contexts that must not block: the holder is not preempted, so they
+    /// wait for another CPU at most.
+    pub(super) fn hold_pinned<P: Platform>(&self, offset: u64, platform: P) -> Option<Held<'_, P>> {
+        let slot = self.slot(offset)?;
+        loop {
+            let pin = CpuPin::new(platform);
+            if let Some(byte) = take(slot) {
+                return Some(Held { slot, platform, content: Content::of(byte), _pin: Some(pin) });
+            }
+            drop(pin);
+            wait(slot, platform);
+        }
+    }
+
+    /// What the slot says once nobody works on it; the slot is not held. `None` beyond the end. Context as for
+    /// [`hold`](Self::hold).
+    pub(super) fn settled<P: Platform>(&self, offset: u64, platform: P) -> Option<Content> {
+        let slot = self.slot(offset)?;
+        loop {
+            let byte = slot.load(Ordering::SeqCst);
+            if byte & BUSY == 0 {
+                return Some(Content::of(byte));
+            }
+            wait(slot, platform);
+        }
+    }
+}
+
+/// Takes a slot if nobody has it, and answers what it says.
+fn take(slot: &AtomicU8) -> Option<u8> {
+    let byte = slot.load(Ordering::Relaxed);
+    let free = byte & BUSY == 0;
+    let taken = free && slot.compare_exchange(byte, byte | BUSY, Ordering::SeqCst, Ordering::Relaxed).is_ok();
+    taken.then_some(byte)
+}
+
+/// Waits until nobody has the slot, or for a moment.
+fn wait<P: Platform>(slot: &AtomicU8, platform: P) {
+    if platform.may_block() {
+        // Whoever lets go sees this, or has let go before the question is asked.
+        let before = slot.fetch_or(WAITED, Ordering::SeqCst);
+        if before & BUSY != 0 {
+            platform.wait_until(key(slot), &|| slot.load(Ordering::SeqCst) & BUSY == 0);
+        }
+        return;
+    }
+    let mut rounds = 0;
+    while slot.load(Ordering::Relaxed) & BUSY != 0 {
+        rounds += 1;
+        platform.relax(rounds);
     }
 }
 
@@ -137,8 +179,8 @@ impl<P: Platform> Drop for Held<'_, P> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use percpu::CpuId;
     use percpu::host::Machine;
+    use percpu::{CpuId, Cpus};
     use std::thread;
     use std::vec::Vec;
 
@@ -180,5 +222,32 @@ mod tests {
         });
         assert_eq!((map.next(0), map.next(2)), (Some(1), None));
         assert!(map.hold(2, host).is_none());
+    }
+
+    #[test]
+    fn who_holds_a_slot_pinned_keeps_the_cpu_and_is_waited_for() {
+        let host = Machine::new(2);
+        let map = Map::new(1);
+        let _cpu = host.enter(CpuId::BOOT);
+        let mut held = map.hold_pinned(0, host).expect("a slot");
+        assert!(!host.may_block(), "nobody else runs here until the slot is let go");
+        let asked = AtomicU8::new(0);
+        let seen = thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                let _cpu = host.enter(CpuId::new(1).expect("a CPU"));
+                assert_eq!(map.peek(0), Some(Content::Empty));
+                asked.store(1, Ordering::SeqCst);
+                map.settled(0, host)
+            });
+            while asked.load(Ordering::SeqCst) == 0 {
+                thread::yield_now();
+            }
+            held.content = Content::Doubtful;
+            drop(held);
+            other.join().expect("no failure")
+        });
+        assert!(host.may_block());
+        assert_eq!(seen, Some(Content::Doubtful), "what the slot said before is not asked for");
+        assert!(map.hold_pinned(1, host).is_none() && map.settled(1, host).is_none());
     }
 }

@@ -13,9 +13,14 @@
 //! | `map.rs` | who has which slot, and the lock of each |
 //! | `hypervisor.rs` | the hypervisor's tmem as a tier |
 //! | `shrink.rs` | pages come home: partial swapoff, draining before a suspend |
+//! | `books.rs` | the counts, derived again; settling what is in doubt |
 //!
-//! **Context.** Operations may block, for whoever works on the same slot. Different slots do not meet.
+//! **Context.** Operations may block, for whoever works on the same slot; a caller that must not block spins instead.
+//! Such a caller may have taken the CPU from a thread, so a thread that works on a slot which somebody may be loading
+//! ([`Frontswap::demote`]) is not preempted meanwhile. A store needs no such care: nobody loads a slot before its store
+//! has ended. Different slots do not meet.
 
+mod books;
 mod hypervisor;
 mod map;
 mod shrink;
@@ -31,9 +36,10 @@ use super::tier::{Load, Loss, Refusal, SWAP_TYPES, Slot, Store, SwapType, Tier};
 use crate::mm::page::Page;
 use xen_abi::Errno;
 
+pub use self::books::{Census, Imbalance};
 pub use self::hypervisor::Hypervisor;
 pub use self::map::MAX_TIERS;
-pub use self::shrink::{Choice, Drained, Home};
+pub use self::shrink::{Choice, HeldOff, Home};
 
 /// One swap type in use.
 #[derive(Debug)]
@@ -131,10 +137,14 @@ pub struct Frontswap<'t, P> {
     platform: P,
     tiers: &'t [&'t dyn Tier],
     areas: [Once<Area>; SWAP_TYPES],
+    /// Pages of each tier.
+    in_tier: [AtomicU64; MAX_TIERS],
     write_through: AtomicBool,
     exclusive_gets: AtomicBool,
     /// How many drains want that no tier that forgets takes anything.
     drains: AtomicU64,
+    /// A slot has come into doubt since [`settle`](Self::settle) found none.
+    doubts: AtomicBool,
     loads: AtomicU64,
     succ_stores: AtomicU64,
     failed_stores: AtomicU64,
@@ -188,6 +198,24 @@ impl<P> Frontswap<'_, P> {
         self.area(swap).map_or(0, |area| area.pages.load(Ordering::Relaxed))
     }
 
+    /// Pages that tier number `tier` has, in the order of [`tiers`](Self::tiers); 0 for one that is not there.
+    #[must_use]
+    pub fn pages_in(&self, tier: usize) -> u64 {
+        self.in_tier.get(tier).map_or(0, |pages| pages.load(Ordering::Relaxed))
+    }
+
+    /// A tier has one page more.
+    fn came(&self, area: &Area, tier: usize) {
+        area.pages.fetch_add(1, Ordering::Relaxed);
+        self.in_tier[tier].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A tier has one page less.
+    fn went(&self, area: &Area, tier: usize) {
+        area.pages.fetch_sub(1, Ordering::Relaxed);
+        self.in_tier[tier].fetch_sub(1, Ordering::Relaxed);
+    }
+
     fn area(&self, swap: SwapType) -> Option<&Area> {
         self.areas.get(usize::from(swap.get()))?.get()
     }
@@ -207,9 +235,11 @@ impl<'t, P: Platform> Frontswap<'t, P> {
             platform,
             tiers,
             areas: [const { Once::new() }; SWAP_TYPES],
+            in_tier: [const { AtomicU64::new(0) }; MAX_TIERS],
             write_through: AtomicBool::new(false),
             exclusive_gets: AtomicBool::new(false),
             drains: zero(),
+            doubts: AtomicBool::new(false),
             loads: zero(),
             succ_stores: zero(),
             failed_stores: zero(),
@@ -262,13 +292,22 @@ impl<'t, P: Platform> Frontswap<'t, P> {
         let removed = match held.content {
             Content::Empty => return Ok(()),
             Content::In { tier, .. } => {
-                area.pages.fetch_sub(1, Ordering::Relaxed);
+                self.went(area, tier);
                 self.tiers[tier].invalidate(slot)
             }
             Content::Doubtful => self.tiers.iter().try_for_each(|tier| tier.invalidate(slot)),
         };
-        held.content = if removed.is_ok() { Content::Empty } else { Content::Doubtful };
+        held.content = self.content_after(removed);
         removed
+    }
+
+    /// What a slot says whose pages were to be removed.
+    fn content_after(&self, removed: Result<(), Errno>) -> Content {
+        if removed.is_ok() {
+            return Content::Empty;
+        }
+        self.doubts.store(true, Ordering::Relaxed);
+        Content::Doubtful
     }
 
     /// Offers a page to the tiers. An older page of the slot is removed, whatever comes of it.
@@ -314,7 +353,7 @@ impl<'t, P: Platform> Frontswap<'t, P> {
                 Store::Stored => {
                     let through = self.write_through.load(Ordering::Relaxed);
                     held.content = Content::In { tier: number, through };
-                    area.pages.fetch_add(1, Ordering::Relaxed);
+                    self.came(area, number);
                     return true;
                 }
                 Store::Refused(refusal) => {
@@ -324,7 +363,7 @@ impl<'t, P: Platform> Frontswap<'t, P> {
                 }
                 Store::Doubtful(error) => {
                     log::error!("frontswap: {} may keep an old page of {slot}: {error}", tier.name());
-                    held.content = Content::Doubtful;
+                    held.content = self.content_after(Err(error));
                     return false;
                 }
             }
@@ -403,7 +442,7 @@ impl<'t, P: Platform> Frontswap<'t, P> {
         // Whoever is still working on a slot is waited for; who comes later finds the type out of use.
         let mut from = 0;
         while let Some(offset) = area.map.next(from) {
-            drop(area.map.hold(offset, self.platform));
+            let _ = area.map.settled(offset, self.platform);
             from = offset + 1;
         }
         let mut outcome = Ok(());
@@ -413,10 +452,10 @@ impl<'t, P: Platform> Frontswap<'t, P> {
         from = 0;
         while let Some(offset) = area.map.next(from) {
             if let Some(mut held) = area.map.hold(offset, self.platform) {
-                if let Content::In { .. } = held.content {
-                    area.pages.fetch_sub(1, Ordering::Relaxed);
+                if let Content::In { tier, .. } = held.content {
+                    self.went(area, tier);
                 }
-                held.content = if outcome.is_ok() { Content::Empty } else { Content::Doubtful };
+                held.content = self.content_after(outcome);
             }
             from = offset + 1;
         }
@@ -426,11 +465,15 @@ impl<'t, P: Platform> Frontswap<'t, P> {
     /// Passes a page on from the tier that has it to one that is tried later, through a page of the caller's. Answers
     /// whether it went; if not, it stays where it is.
     ///
+    /// Not preempted between the load and the store: whoever needs the page meanwhile may be waiting for it on this CPU
+    /// with interrupts off. So no tier that pages are passed on to may block.
+    ///
     /// # Errors
     ///
     /// [`Lost`], as for [`load`](Self::load).
     pub fn demote(&self, slot: Slot, bounce: &mut Page<'_>) -> Result<bool, Lost> {
-        let Some((area, mut held)) = self.hold(slot) else { return Ok(false) };
+        let Some(area) = self.area(slot.swap) else { return Ok(false) };
+        let Some(mut held) = area.map.hold_pinned(slot.offset, self.platform) else { return Ok(false) };
         let before @ Content::In { tier, .. } = held.content else { return Ok(false) };
         if let Load::Failed(why) = self.tiers[tier].load(slot, bounce) {
             add(&self.lost);
@@ -442,7 +485,7 @@ impl<'t, P: Platform> Frontswap<'t, P> {
             held.content = before;
             return Ok(false);
         }
-        area.pages.fetch_sub(1, Ordering::Relaxed);
+        self.went(area, tier);
         if let Err(error) = self.tiers[tier].invalidate(slot) {
             log::warn!("frontswap: {} keeps a page of {slot} that went on: {error}", self.tiers[tier].name());
         }

@@ -1,0 +1,117 @@
+//! The counts, derived again from the slots; and settling what is in doubt.
+
+use core::fmt;
+use core::sync::atomic::Ordering;
+
+use percpu::Platform;
+
+use super::map::{Content, MAX_TIERS};
+use super::{Frontswap, Slot, SwapType};
+
+/// What the slots say, all together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Census {
+    /// Slots whose page is in a tier.
+    pub pages: u64,
+    /// The same by tier.
+    pub in_tier: [u64; MAX_TIERS],
+    /// Slots of which some tier may keep an old page.
+    pub doubtful: u64,
+}
+
+/// A count is not what it counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Imbalance {
+    /// The pages of a swap type.
+    Swap {
+        /// Which.
+        swap: SwapType,
+        /// As counted.
+        counted: u64,
+        /// As the slots have it.
+        found: u64,
+    },
+    /// The pages of a tier.
+    Tier {
+        /// Which, in the order in which they are tried.
+        tier: usize,
+        /// As counted.
+        counted: u64,
+        /// As the slots have it.
+        found: u64,
+    },
+}
+
+impl fmt::Display for Imbalance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Swap { swap, counted, found } => write!(f, "{swap} counts {counted} pages and has {found}"),
+            Self::Tier { tier, counted, found } => {
+                write!(f, "tier {tier} counts {counted} pages and has {found}")
+            }
+        }
+    }
+}
+
+impl core::error::Error for Imbalance {}
+
+impl<P: Platform> Frontswap<'_, P> {
+    /// Derives every count from the slots. Means something only while nobody stores, invalidates or passes on.
+    ///
+    /// # Errors
+    ///
+    /// The first [`Imbalance`].
+    pub fn validate(&self) -> Result<Census, Imbalance> {
+        let mut census = Census { pages: 0, in_tier: [0; MAX_TIERS], doubtful: 0 };
+        for (swap, area) in self.known() {
+            let (mut from, mut found) = (0, 0);
+            while let Some(offset) = area.map.next(from) {
+                from = offset + 1;
+                match area.map.settled(offset, self.platform) {
+                    Some(Content::In { tier, .. }) => {
+                        census.in_tier[tier] += 1;
+                        found += 1;
+                    }
+                    Some(Content::Doubtful) => census.doubtful += 1,
+                    Some(Content::Empty) | None => {}
+                }
+            }
+            let counted = area.pages.load(Ordering::Relaxed);
+            if counted != found {
+                return Err(Imbalance::Swap { swap, counted, found });
+            }
+            census.pages += found;
+        }
+        for (tier, found) in census.in_tier.into_iter().enumerate() {
+            let counted = self.pages_in(tier);
+            if counted != found {
+                return Err(Imbalance::Tier { tier, counted, found });
+            }
+        }
+        Ok(census)
+    }
+
+    /// Tries once more to remove the old pages of slots that are in doubt, which a tier may be keeping, and be charged
+    /// for, until the slot is used again. Answers how many slots are still in doubt. Costs nothing where there is no
+    /// doubt. For threads.
+    pub fn settle(&self) -> u64 {
+        if !self.doubts.swap(false, Ordering::Relaxed) {
+            return 0;
+        }
+        let mut left = 0;
+        for (swap, area) in self.known() {
+            let mut from = 0;
+            while let Some(offset) = area.map.next(from) {
+                from = offset + 1;
+                if area.map.peek(offset) != Some(Content::Doubtful) {
+                    continue;
+                }
+                let Some(mut held) = area.map.hold(offset, self.platform) else { continue };
+                if held.content == Content::Doubtful {
+                    left += u64::from(self.empty(area, Slot { swap, offset }, &mut held).is_err());
+                }
+            }
+        }
+        left
+    }
+}
