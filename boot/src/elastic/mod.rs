@@ -19,7 +19,7 @@ use crate::machine::{Machine, OnXen};
 use crate::paged::KernelPaged;
 use crate::platform::Mutex;
 use crate::tunables::{switches, tunables};
-use crate::{cpus, paged, platform, relief, swap};
+use crate::{cpus, paged, platform, relief, swap, tmem};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use ebb::balloon::{
     Balloon, Budget, Deflated, NoEvacuation, Outcome, Reason, Scratch, StartFacts, StartPlan,
@@ -78,8 +78,13 @@ pub(crate) fn start(machine: &'static Machine) {
     let xen = machine.hypervisor().zip(machine.domain());
     // The tiers are young: who wants them says so.
     let tiers = switches().tmem_frontswap == Some(true);
-    let platform =
-        Platform { xen: xen.is_some(), frontswap_built: true, own_tier: tiers, ..Platform::default() };
+    let platform = Platform {
+        xen: xen.is_some(),
+        tmem_answers: tmem::answers(),
+        frontswap_built: true,
+        own_tier: tiers,
+        ..Platform::default()
+    };
     let selection = SELECTION.call_once(|| select(&switches(), &platform));
     log::info!("selfballooning {}", selection.selfballooning);
     paged::set_shortage(&Deflate);
