@@ -184,7 +184,8 @@ impl File {
             }
             // It is wanted again.
             5..=7 if !self.banned => {
-                if fs.get_page(FILE, index, &mut page) {
+                let hit = fs.get_page(FILE, index, &mut page);
+                if hit {
                     let value = self.truth.get(&index).copied().expect("a hit of a page that was put");
                     assert!(holds(page.words(), value), "page {index} of the file is an old one");
                     self.hits += 1;

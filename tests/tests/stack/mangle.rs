@@ -11,6 +11,7 @@ use ebb::xen::Xen;
 use ebb_tests::model::Model;
 use percpu::Cpus;
 use percpu::host::Host;
+use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use xen_abi::{Errno, tmem as abi};
@@ -33,13 +34,16 @@ pub(crate) struct Mangled {
     model: &'static Model,
     host: Host,
     random: Mutex<Random>,
+    /// What becomes of the next calls.
+    script: Mutex<VecDeque<Fate>>,
     /// One call in so many is mangled; 0 for none.
     one_in: AtomicU64,
     mangled: AtomicU64,
 }
 
 /// What becomes of a call.
-enum Fate {
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fate {
     /// It is made, and its answer passed on.
     Honest,
     /// It is made, and this is answered.
@@ -51,7 +55,13 @@ enum Fate {
 impl Mangled {
     pub(crate) fn new(model: &'static Model, host: Host, seed: u64) -> Self {
         let zero = || AtomicU64::new(0);
-        Self { model, host, random: Mutex::new(Random(seed << 1 | 1)), one_in: zero(), mangled: zero() }
+        let random = Mutex::new(Random(seed << 1 | 1));
+        Self { model, host, random, script: Mutex::default(), one_in: zero(), mangled: zero() }
+    }
+
+    /// Has this become of the next calls, in order; whatever was to become of others before is forgotten.
+    pub(crate) fn script(&self, fates: &[Fate]) {
+        *self.script.lock().expect("no panic") = fates.iter().copied().collect();
     }
 
     pub(crate) fn mangle_one_in(&self, calls: u64) {
@@ -91,6 +101,9 @@ impl Mangled {
     }
 
     fn fate(&self) -> Fate {
+        if let Some(fate) = self.script.lock().expect("no panic").pop_front() {
+            return fate;
+        }
         let one_in = self.one_in.load(Ordering::Relaxed);
         if one_in == 0 || self.roll(one_in) != 0 {
             return Fate::Honest;
@@ -114,7 +127,8 @@ impl Mangled {
     /// A flush may also be answered as if there were no pool, or no tmem, or a freeze; then it was done.
     fn flush(&self, make: impl FnOnce(Xen<&'static Model>) -> Result<u64, Errno>) -> Result<u64, Errno> {
         let one_in = self.one_in.load(Ordering::Relaxed);
-        if one_in != 0 && self.roll(2 * one_in) == 0 {
+        let scripted = !self.script.lock().expect("no panic").is_empty();
+        if one_in != 0 && !scripted && self.roll(2 * one_in) == 0 {
             let _ = make(self.xen());
             return Err([Errno::ENODEV, Errno::ENOSYS, abi::EFROZEN][self.roll(3) as usize]);
         }
@@ -134,10 +148,15 @@ unsafe impl TmemOps for Mangled {
     }
 
     fn destroy_pool(&self, pool: PoolId) -> Result<u64, Errno> {
-        match self.call(|xen| xen.destroy_pool(pool)) {
-            // That there is no such pool would be a promise.
-            Ok(0) => Err(Errno::EIO),
-            other => other,
+        // That there is no such pool would be a promise.
+        let garbage = |answer: Result<u64, Errno>| if answer == Ok(0) { Err(Errno::EIO) } else { answer };
+        match self.fate() {
+            Fate::Honest => self.xen().destroy_pool(pool),
+            Fate::DoneAndDenied(answer) => {
+                let _ = self.xen().destroy_pool(pool);
+                garbage(answer)
+            }
+            Fate::NotDone(answer) => garbage(answer),
         }
     }
 
