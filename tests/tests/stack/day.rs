@@ -276,16 +276,18 @@ fn day(seed: u64, seconds: u64) {
         file.hits,
     );
     let clean = file.counters();
-    // The day was one: all of it was used, and went wrong.
-    let hours = seconds / 3600;
-    assert!(application.verified > 500 * hours && worker.decisions > 60 * hours, "there was little to do");
-    assert!(most[SAME] > 50 && most[TMEM] > 100 && most[POOL] > 100, "{most:?}");
-    assert!(stats.swap_ins > 100 * hours && counters.failed_stores > 0, "{stats:?}, {counters:?}");
-    assert!(
-        application.retried > 0 && counters.lost > 0 && world.pool.doubtful() > 0,
-        "it was an honest one"
-    );
-    assert!(clean.succ_gets > 0 && clean.failed_gets > 0 && file.hits == clean.succ_gets, "{clean:?}");
+    assert_eq!(file.hits, clean.succ_gets, "{clean:?}");
+    assert!(application.verified > 0 && most[SAME] > 50 && most[TMEM] > 100 && most[POOL] > 100, "{most:?}");
+    if seconds >= DAY_S {
+        // The day was one: all of it was used, and went wrong.
+        assert!(
+            application.verified > 10_000 && worker.decisions > 1000 && stats.swap_ins > 5000,
+            "{stats:?}"
+        );
+        assert!(counters.failed_stores > 1000 && counters.lost > 100, "it was an honest one: {counters:?}");
+        assert!(world.pool.doubtful() > 100 && *given_up > 0 && worker.shrunk > 100, "it was an easy one");
+        assert!(clean.succ_gets > 100 && clean.failed_gets > 100, "{clean:?}");
+    }
     end(day);
     let took = cpu_time() - began;
     assert!(seconds < DAY_S || took < BUDGET, "{took:?} is too long for {seconds} s");

@@ -15,7 +15,7 @@ pub struct Census {
     pub pages: u64,
     /// The same by tier.
     pub in_tier: [u64; MAX_TIERS],
-    /// Slots of which some tier may keep an old page.
+    /// Slots of which some tier may keep an old page: those that are in doubt, and pages that were passed on.
     pub doubtful: u64,
 }
 
@@ -68,8 +68,9 @@ impl<P: Platform> Frontswap<'_, P> {
             while let Some(offset) = area.map.next(from) {
                 from = offset + 1;
                 match area.map.settled(offset, self.platform) {
-                    Some(Content::In { tier, .. }) => {
+                    Some(Content::In { tier, residue, .. }) => {
                         census.in_tier[tier] += 1;
+                        census.doubtful += u64::from(residue);
                         found += 1;
                     }
                     Some(Content::Doubtful) => census.doubtful += 1,
@@ -91,8 +92,8 @@ impl<P: Platform> Frontswap<'_, P> {
         Ok(census)
     }
 
-    /// Tries once more to remove the old pages of slots that are in doubt, which a tier may be keeping, and be charged
-    /// for, until the slot is used again. Answers how many slots are still in doubt. Costs nothing where there is no
+    /// Tries once more to remove old pages that could not be removed at the time, which a tier may be keeping, and be
+    /// charged for, until the slot is used again. Answers how many slots are still in doubt. Costs nothing where there is no
     /// doubt. For threads.
     pub fn settle(&self) -> u64 {
         if !self.doubts.swap(false, Ordering::Relaxed) {
@@ -103,12 +104,27 @@ impl<P: Platform> Frontswap<'_, P> {
             let mut from = 0;
             while let Some(offset) = area.map.next(from) {
                 from = offset + 1;
-                if area.map.peek(offset) != Some(Content::Doubtful) {
+                if !matches!(
+                    area.map.peek(offset),
+                    Some(Content::Doubtful | Content::In { residue: true, .. })
+                ) {
                     continue;
                 }
-                let Some(mut held) = area.map.hold(offset, self.platform) else { continue };
-                if held.content == Content::Doubtful {
-                    left += u64::from(self.empty(area, Slot { swap, offset }, &mut held).is_err());
+                // Not preempted: somebody may want the page.
+                let Some(mut held) = area.map.hold_pinned(offset, self.platform) else { continue };
+                let slot = Slot { swap, offset };
+                let settled = match held.content {
+                    Content::Doubtful => self.empty(area, slot, &mut held),
+                    Content::In { tier, residue: true, .. } => self.empty_all_but(Some(tier), slot),
+                    Content::In { .. } | Content::Empty => continue,
+                };
+                match (settled, &mut held.content) {
+                    (Ok(()), Content::In { residue, .. }) => *residue = false,
+                    (Ok(()), _) => {}
+                    (Err(_), _) => {
+                        self.doubts.store(true, Ordering::Relaxed);
+                        left += 1;
+                    }
                 }
             }
         }

@@ -14,8 +14,10 @@ const BUSY: u8 = 0x80;
 const WAITED: u8 = 0x40;
 /// The page is on the swap device, too.
 const THROUGH: u8 = 0x20;
+/// A tier that does not have the page may keep an old copy.
+const RESIDUE: u8 = 0x10;
 /// Who has the page.
-const HOLDER: u8 = 0x1F;
+const HOLDER: u8 = 0x0F;
 /// Nobody knows whether some tier has an old page of this slot.
 const DOUBTFUL: u8 = HOLDER;
 
@@ -28,8 +30,9 @@ pub(super) enum Content {
     /// No tier has it.
     #[default]
     Empty,
-    /// This tier has it; and so has the swap device, if so said.
-    In { tier: usize, through: bool },
+    /// This tier has it; and so has the swap device, if so said. Of a page that was passed on, or should have been,
+    /// another tier may keep a copy that nobody will ask for: a residue.
+    In { tier: usize, through: bool, residue: bool },
     /// A tier may have an old page that could not be removed.
     Doubtful,
 }
@@ -39,7 +42,11 @@ impl Content {
         match byte & HOLDER {
             0 => Self::Empty,
             DOUBTFUL => Self::Doubtful,
-            holder => Self::In { tier: holder as usize - 1, through: byte & THROUGH != 0 },
+            holder => Self::In {
+                tier: holder as usize - 1,
+                through: byte & THROUGH != 0,
+                residue: byte & RESIDUE != 0,
+            },
         }
     }
 
@@ -47,9 +54,10 @@ impl Content {
         match self {
             Self::Empty => 0,
             Self::Doubtful => DOUBTFUL,
-            Self::In { tier, through } => {
+            Self::In { tier, through, residue } => {
                 assert!(tier < MAX_TIERS, "frontswap has {MAX_TIERS} tiers at most");
-                (tier as u8 + 1) | if through { THROUGH } else { 0 }
+                let through = if through { THROUGH } else { 0 };
+                (tier as u8 + 1) | through | if residue { RESIDUE } else { 0 }
             }
         }
     }
@@ -189,8 +197,9 @@ mod tests {
         for content in [
             Content::Empty,
             Content::Doubtful,
-            Content::In { tier: 0, through: false },
-            Content::In { tier: MAX_TIERS - 1, through: true },
+            Content::In { tier: 0, through: false, residue: false },
+            Content::In { tier: MAX_TIERS - 1, through: true, residue: false },
+            Content::In { tier: MAX_TIERS - 1, through: false, residue: true },
         ] {
             assert_eq!(Content::of(content.byte()), content);
             assert_eq!(Content::of(content.byte() | BUSY | WAITED), content);
@@ -211,7 +220,7 @@ mod tests {
                         for _ in 0..200 {
                             let mut held = map.hold(1, host).expect("a slot");
                             assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
-                            held.content = Content::In { tier: cpu, through: false };
+                            held.content = Content::In { tier: cpu, through: false, residue: false };
                             thread::yield_now();
                             inside.fetch_sub(1, Ordering::SeqCst);
                         }

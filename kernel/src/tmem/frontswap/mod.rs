@@ -291,14 +291,24 @@ impl<'t, P: Platform> Frontswap<'t, P> {
     fn empty(&self, area: &Area, slot: Slot, held: &mut Held<'_, P>) -> Result<(), Errno> {
         let removed = match held.content {
             Content::Empty => return Ok(()),
-            Content::In { tier, .. } => {
+            Content::In { tier, residue, .. } => {
                 self.went(area, tier);
-                self.tiers[tier].invalidate(slot)
+                let others = if residue { self.empty_all_but(Some(tier), slot) } else { Ok(()) };
+                self.tiers[tier].invalidate(slot).and(others)
             }
-            Content::Doubtful => self.tiers.iter().try_for_each(|tier| tier.invalidate(slot)),
+            Content::Doubtful => self.empty_all_but(None, slot),
         };
         held.content = self.content_after(removed);
         removed
+    }
+
+    /// Removes what all tiers but one have of a held slot, whatever becomes of each.
+    fn empty_all_but(&self, keeper: Option<usize>, slot: Slot) -> Result<(), Errno> {
+        let mut outcome = Ok(());
+        for (_, tier) in self.tiers.iter().enumerate().filter(|(number, _)| Some(*number) != keeper) {
+            outcome = outcome.and(tier.invalidate(slot));
+        }
+        outcome
     }
 
     /// What a slot says whose pages were to be removed.
@@ -352,7 +362,7 @@ impl<'t, P: Platform> Frontswap<'t, P> {
             match tier.store(slot, page) {
                 Store::Stored => {
                     let through = self.write_through.load(Ordering::Relaxed);
-                    held.content = Content::In { tier: number, through };
+                    held.content = Content::In { tier: number, through, residue: false };
                     self.came(area, number);
                     return true;
                 }
@@ -384,7 +394,7 @@ impl<'t, P: Platform> Frontswap<'t, P> {
         let Some((area, mut held)) = self.hold(slot) else { return Ok(Loaded::NotHere) };
         let (tier, through) = match held.content {
             Content::Empty => return Ok(Loaded::NotHere),
-            Content::In { tier, through } => (self.tiers[tier], through),
+            Content::In { tier, through, .. } => (self.tiers[tier], through),
             Content::Doubtful => {
                 add(&self.lost);
                 return Err(Lost { slot, tier: None, why: Loss::Missing });
@@ -474,20 +484,26 @@ impl<'t, P: Platform> Frontswap<'t, P> {
     pub fn demote(&self, slot: Slot, bounce: &mut Page<'_>) -> Result<bool, Lost> {
         let Some(area) = self.area(slot.swap) else { return Ok(false) };
         let Some(mut held) = area.map.hold_pinned(slot.offset, self.platform) else { return Ok(false) };
-        let before @ Content::In { tier, .. } = held.content else { return Ok(false) };
+        let Content::In { tier, through, residue } = held.content else { return Ok(false) };
         if let Load::Failed(why) = self.tiers[tier].load(slot, bounce) {
             add(&self.lost);
             return Err(Lost { slot, tier: Some(self.tiers[tier].name()), why });
         }
         held.content = Content::Empty;
         if !self.store_in(tier + 1, area, slot, bounce, &mut held) {
-            // Even if one of the others is in doubt: who has the page is known.
-            held.content = before;
+            // Who has the page is known, even if one of the others is in doubt.
+            let residue = residue || held.content == Content::Doubtful;
+            held.content = Content::In { tier, through, residue };
             return Ok(false);
         }
         self.went(area, tier);
-        if let Err(error) = self.tiers[tier].invalidate(slot) {
+        let removed = self.tiers[tier].invalidate(slot);
+        if let Err(error) = removed {
             log::warn!("frontswap: {} keeps a page of {slot} that went on: {error}", self.tiers[tier].name());
+            self.doubts.store(true, Ordering::Relaxed);
+        }
+        if let Content::In { residue: left, .. } = &mut held.content {
+            *left = residue || removed.is_err();
         }
         Ok(true)
     }
