@@ -32,6 +32,7 @@ use ebb::tunable::Id;
 use ebb::units::VcpuId;
 use ebb::xen::Xen;
 use ebb::xen::transport::Instruction;
+use policy::boot::Selection;
 use spin::once::Once;
 
 type Ops = Xen<Instruction>;
@@ -99,6 +100,13 @@ pub fn found() -> Option<&'static Found> {
 /// Whether the hypervisor serves it, asked for or not.
 pub(crate) fn answers() -> bool {
     matches!(found(), Some(Found::Served(_) | Found::NotAsked))
+}
+
+/// Says what became of a wish for cleancache: without a page cache there is nothing to keep.
+pub(crate) fn tell(selection: &Selection) {
+    if switches().tmem_cleancache == Some(true) {
+        log::info!("cleancache {}", selection.cleancache);
+    }
 }
 
 /// The tier, if there is one to be had. Makes the pool; for whoever makes frontswap, once.

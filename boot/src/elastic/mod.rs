@@ -87,6 +87,7 @@ pub(crate) fn start(machine: &'static Machine) {
     };
     let selection = SELECTION.call_once(|| select(&switches(), &platform));
     log::info!("selfballooning {}", selection.selfballooning);
+    tmem::tell(selection);
     paged::set_shortage(&Deflate);
     obey_overcommit(machine);
     let Some((on_xen, domain)) = xen else {
