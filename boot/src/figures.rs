@@ -37,6 +37,7 @@ impl Stats for Figures {
             writeln!(out, "{name} {}", frames.to_kib().get())?;
         }
         let (used, backed) = ebb_boot::heap::usage();
+        ebb_boot::tmem::write_stats(out)?;
         writeln!(out, "heap_used_bytes {used}\nheap_backed_bytes {backed}")?;
         writeln!(out, "cpus {}", self.machine.cpus().count())
     }

@@ -46,6 +46,7 @@ mod stacks;
 mod start;
 pub mod store_service;
 pub mod swap;
+pub mod tmem;
 pub mod tunables;
 
 pub use cpus::Cpus;

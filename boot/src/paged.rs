@@ -38,6 +38,11 @@ pub(crate) fn bytes(frame: Gfn) -> *mut u8 {
     }
 }
 
+/// The way to frames as words.
+pub(crate) fn tables() -> WindowTables {
+    WindowTables(())
+}
+
 // SAFETY: the direct map shows every frame that the allocator gives out, at one place, writable, and is a view of its
 // own beside the window; the directories are made by `space` in entries of the root table that belong to the window
 // alone, as the layout says, and are never taken away; `cpus::flush` returns when all CPUs have forgotten.

@@ -4,7 +4,7 @@
 use crate::cpus::topology::Topology;
 use crate::domain::Domain;
 use crate::machine::{Machine, OnXen};
-use crate::{clock, cpus, end, epitaph, memory, options, output, paged, platform};
+use crate::{clock, cpus, end, epitaph, memory, options, output, paged, platform, tmem};
 use ebb::arch::{cpu, interrupts};
 use ebb::boot_info::BootInfo;
 use ebb::cmdline::ConsoleChoice;
@@ -68,6 +68,8 @@ fn bring_up(start_info: PhysAddr) -> &'static Machine {
             Ok(domain) => machine.set_domain(domain),
             Err(error) => stop(format_args!("no services of Xen: {error}")),
         }
+        // No other CPU is up: see `Tmem::start`.
+        tmem::probe(on_xen.xen);
         static THIS: Once<&'static Machine> = Once::new();
         THIS.call_once(|| machine);
         end::set_last(|| {

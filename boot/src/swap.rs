@@ -11,8 +11,9 @@
 use crate::frames::{KernelFrames, KernelLocks};
 use crate::platform::{self, Kernel};
 use crate::tunables::tunables;
-use crate::{Machine, paged, reclaim};
+use crate::{Machine, paged, reclaim, tmem};
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::fmt;
 use ebb::mm::frame::AllocError;
 use ebb::mm::pool_frames::DirectFrames;
@@ -75,9 +76,9 @@ pub(crate) fn start(machine: &'static Machine) {
     };
     match made {
         Ok(parts) => {
-            let slots = parts.slots;
-            PARTS.call_once(|| parts);
-            log::info!("swap: {slots} slots; same-filled pages, then a compressed pool");
+            let parts = PARTS.call_once(|| parts);
+            let tiers: Vec<_> = parts.frontswap.tiers().iter().map(|tier| tier.name()).collect();
+            log::info!("swap: {} slots; pages go to: {}", parts.slots, tiers.join(", then "));
         }
         Err(error) => {
             log::error!("no swap: {error}");
@@ -115,13 +116,21 @@ fn make(machine: &'static Machine) -> Result<Parts, SwapError> {
     let pool = Pool::new(supply, Kernel, config).map_err(SwapError::Pool)?;
     let pool = keep(PoolTier::new(pool, swap, count).map_err(|_| SwapError::Heap)?);
     let same = keep(SameTier::new(swap, count).map_err(|_| SwapError::Heap)?);
-    let tiers: &'static [&'static dyn Tier; 2] = keep([same, pool]);
-    let frontswap = keep(Frontswap::new(Kernel, tiers));
+    let mut tiers: Vec<&'static dyn Tier> = Vec::with_capacity(3);
+    tiers.push(same);
+    tiers.extend(tmem::tier());
+    tiers.push(pool);
+    let frontswap = keep(Frontswap::new(Kernel, tiers.leak()));
     frontswap.init(swap, count).map_err(SwapError::Frontswap)?;
     let space = keep(SwapSpace::new(frontswap, swap, slots, is_full));
     space.keep_ahead();
     machine.paged().set_swap(space).map_err(SwapError::Frames)?;
     Ok(Parts { frontswap, space, same, pool, slots: count })
+}
+
+/// The front end, if there is swap.
+pub(crate) fn frontswap() -> Option<&'static Frontswap<'static, Kernel>> {
+    PARTS.get().map(|parts| parts.frontswap)
 }
 
 fn is_full() -> bool {

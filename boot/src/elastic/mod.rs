@@ -19,7 +19,7 @@ use crate::machine::{Machine, OnXen};
 use crate::paged::KernelPaged;
 use crate::platform::Mutex;
 use crate::tunables::{switches, tunables};
-use crate::{cpus, paged, platform, reclaim, relief, swap};
+use crate::{cpus, paged, platform, reclaim, relief, swap, tmem};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use ebb::balloon::{
     Balloon, Budget, Deflated, NoEvacuation, Outcome, Reason, Scratch, StartFacts, StartPlan,
@@ -79,10 +79,16 @@ pub fn wake() {
 /// Begins. In the first thread, before the main function.
 pub(crate) fn start(machine: &'static Machine) {
     let xen = machine.hypervisor().zip(machine.domain());
-    let platform =
-        Platform { xen: xen.is_some(), frontswap_built: true, own_tier: true, ..Platform::default() };
+    let platform = Platform {
+        xen: xen.is_some(),
+        tmem_answers: tmem::answers(),
+        frontswap_built: true,
+        own_tier: true,
+        ..Platform::default()
+    };
     let selection = SELECTION.call_once(|| select(&switches(), &platform));
     log::info!("selfballooning {}", selection.selfballooning);
+    tmem::tell(selection);
     paged::set_shortage(&Deflate);
     obey_overcommit(machine);
     let Some((on_xen, domain)) = xen else {

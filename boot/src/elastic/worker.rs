@@ -3,7 +3,7 @@
 use super::{KernelBalloon, SCRATCH, URGENT, stalls, store};
 use crate::platform::{Kernel, Mutex};
 use crate::tunables::tunables;
-use crate::{Domain, Machine, cpus, reclaim, swap};
+use crate::{Domain, Machine, cpus, reclaim, swap, tmem};
 use core::sync::atomic::{AtomicBool, Ordering};
 use ebb::balloon::toolstack::TargetRule;
 use ebb::balloon::{Budget, Evacuate, Outcome, StartPlan};
@@ -120,6 +120,9 @@ impl Shared {
         let paged = self.machine.paged().stats();
         let balloon = self.balloon;
         let (stalls, stall_ns) = stalls();
+        // What is in the hypervisor's tmem is charged, too, and is not what the balloon moves.
+        let charged =
+            if tmem::is_used() { None } else { balloon.exchange().port().current_reservation().ok() };
         Observed {
             frames: self.machine.frames().stats(),
             committed: paged.committed,
@@ -128,7 +131,7 @@ impl Shared {
             inactive: paged.inactive,
             swapped: paged.swapped,
             swap: self.machine.paged().has_swap(),
-            reservation: balloon.exchange().port().current_reservation().unwrap_or(balloon.reservation()),
+            reservation: charged.unwrap_or(balloon.reservation()),
             base: balloon.base(),
             ceiling: self.toolstack.lock().ceiling(),
             taken: paged.filled + paged.swap_ins,
@@ -191,6 +194,7 @@ impl Steps {
             let home = swap::shrink(machine, Frames::new(to_frames));
             log::debug!("selfshrink: {} frames came home, {to_frames} are to stay out", home.get());
         }
+        tmem::obey(machine);
         reclaim::wake();
     }
 

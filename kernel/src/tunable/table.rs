@@ -156,6 +156,8 @@ table! {
         /// promised beyond memory because swap will take it, as a part of the memory that the guest may have; what is
         /// promised so, and does not compress, cannot be kept
         SwapCommitPercent: "commit_percent", Kind::Integer { min: 0, max: 300 }, "%", Initial::Value(0);
+        /// pages may go to the hypervisor's tmem, where it has any and the option `tmem` asks for it; 0: those that are there come back or go to other tiers, and it is left
+        SwapTmem: "tmem", Kind::Switch, "", ON;
     }
 }
 

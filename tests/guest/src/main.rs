@@ -30,6 +30,7 @@ mod soak;
 mod store;
 mod store_service;
 mod threads;
+mod tmem;
 mod tunables;
 
 use alloc::format;

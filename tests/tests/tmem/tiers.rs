@@ -138,6 +138,65 @@ fn pages_are_passed_on() {
     assert_eq!(front.demote(slot(3), &mut bounce), Ok(true));
     first.corrupt.store(true, Ordering::Relaxed);
     loads(&rig, &front, 3);
+    // What it keeps is known, until it is gone.
+    let census = front.validate().expect("the books balance");
+    assert_eq!((census.pages, census.doubtful, census.in_tier[0], census.in_tier[1]), (3, 1, 1, 2));
+    assert_eq!((front.settle(), first.pages()), (1, 2));
+    first.stuck.store(false, Ordering::Relaxed);
+    assert_eq!((front.settle(), first.pages()), (0, 1));
+    assert_eq!(front.validate().map(|census| census.doubtful), Ok(0));
+    loads(&rig, &front, 3);
+}
+
+#[test]
+fn a_page_that_went_on_and_left_a_copy_goes_with_it() {
+    let rig = Rig::xen412();
+    let _cpu = boot_cpu(rig.host);
+    let (first, second) = (Shelf::new("first", 4), Shelf::new("second", 4));
+    let tiers: [&dyn Tier; 2] = [&first, &second];
+    let front = Frontswap::new(rig.host, &tiers);
+    front.init(swap(1), 8).expect("a swap type");
+    assert_eq!(store(&rig, &front, 1), Stored::Done);
+    first.stuck.store(true, Ordering::Relaxed);
+    assert_eq!(front.demote(slot(1), &mut rig.page(13)), Ok(true));
+    front.invalidate_page(slot(1));
+    assert_eq!((first.pages(), second.pages(), front.curr_pages()), (1, 0, 0), "the copy is in doubt");
+    first.stuck.store(false, Ordering::Relaxed);
+    assert_eq!(store(&rig, &front, 1), Stored::Done);
+    assert_eq!((first.pages(), front.validate().map(|census| census.doubtful)), (1, Ok(0)));
+    front.invalidate_page(slot(1));
+    assert_eq!((first.pages(), second.pages()), (0, 0));
+}
+
+#[test]
+fn tiers_are_counted_and_what_a_suspend_would_lose_is_passed_on() {
+    let rig = Rig::xen412();
+    let _cpu = boot_cpu(rig.host);
+    let pool = rig.pool();
+    let open = persistent(&pool);
+    let (hypervisor, shelf) = (Hypervisor::new(&pool), Shelf::new("shelf", 6));
+    let tiers: [&dyn Tier; 2] = [&hypervisor, &shelf];
+    let front = Frontswap::new(rig.host, &tiers);
+    front.init(swap(1), 100).expect("a swap type");
+    for offset in 0..10 {
+        assert_eq!(store(&rig, &front, offset), Stored::Done);
+    }
+    assert_eq!([0, 1, 2].map(|tier| front.pages_in(tier)), [10, 0, 0]);
+    assert!(front.is_perishable(slot(3)) && !front.is_perishable(slot(50)));
+    let mut bounce = rig.page(13);
+    let held_off = front.hold_off();
+    assert_eq!((front.pass_on_perishable(&mut bounce), front.perishable()), (6, 4), "as many as fit");
+    assert_eq!([0, 1].map(|tier| front.pages_in(tier)), [4, 6]);
+    assert_eq!(rig.model.tmem_persistent_pages(), 4);
+    assert_eq!(store(&rig, &front, 20), Stored::No, "the shelf is full, and tmem is not asked");
+    drop(held_off);
+    assert_eq!(store(&rig, &front, 20), Stored::Done);
+    (0..10).for_each(|offset| loads(&rig, &front, offset));
+    let census = front.validate().expect("the books balance");
+    assert_eq!((census.pages, census.in_tier[0], census.in_tier[1]), (11, 5, 6));
+    assert_eq!(front.invalidate_area(swap(1)), Ok(()));
+    assert_eq!([0, 1].map(|tier| front.pages_in(tier)), [0, 0]);
+    open.close().expect("an empty pool");
 }
 
 #[test]

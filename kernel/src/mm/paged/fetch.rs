@@ -90,15 +90,15 @@ impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
     /// partial swapoff. Answers how many came. Stops where there is no free frame; a page that is lost stays where it
     /// is, for whoever needs it to be told. For threads.
     pub fn bring_home(&self, most: Frames, room: impl FnMut() -> bool) -> Frames {
-        self.bring_home_of(most, |_| true, room)
+        self.bring_home_of(most, room, |_| true)
     }
 
-    /// The same for pages of which `wanted` says so. Looks at all tables until it has found enough of them.
+    /// The same for pages whose entry is `wanted`, of which it asks with a slot locked.
     pub fn bring_home_of(
         &self,
         most: Frames,
-        wanted: impl Fn(SwapEntry) -> bool,
         mut room: impl FnMut() -> bool,
+        wanted: impl Fn(SwapEntry) -> bool,
     ) -> Frames {
         let mut home = 0;
         for (number, _, slot) in self.slots() {
@@ -119,7 +119,7 @@ impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
         Frames::new(home)
     }
 
-    /// The first page of a slot that is elsewhere and wanted, from `index` on, and its entry.
+    /// The first page of a slot that is elsewhere, in a `wanted` place, from `index` on, and its entry.
     fn next_away(
         &self,
         slot: &Slot,

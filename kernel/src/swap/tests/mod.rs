@@ -14,6 +14,9 @@ use crate::mm::page::Page;
 use crate::tmem::tier::{Slot, SwapType};
 use crate::units::{FRAME_SIZE, Frames};
 
+/// Slots of the tests: as few as there can be.
+const SLOTS: u64 = 512;
+
 type TestTier = PoolTier<&'static HostFrames, Host>;
 
 fn swap() -> SwapType {
@@ -24,13 +27,13 @@ fn slot(offset: u64) -> Slot {
     Slot { swap: swap(), offset }
 }
 
-/// A tier of 64 slots over a pool that may have so many frames, and a CPU to run on.
+/// A tier over a pool that may have so many frames, and a CPU to run on.
 fn pool_tier(limit: u64) -> (&'static TestTier, &'static HostFrames, Host, OnCpu) {
     let (host, cpu) = machine(1);
     let frames: &HostFrames = std::boxed::Box::leak(std::boxed::Box::new(HostFrames::new()));
     let config = Config { settings: Settings::new(Frames::new(limit)), ..config(256) };
     let pool = Pool::new(frames, host, config).unwrap();
-    let tier = std::boxed::Box::leak(std::boxed::Box::new(PoolTier::new(pool, swap(), 64).unwrap()));
+    let tier = std::boxed::Box::leak(std::boxed::Box::new(PoolTier::new(pool, swap(), SLOTS).unwrap()));
     (tier, frames, host, cpu)
 }
 

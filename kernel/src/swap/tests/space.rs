@@ -24,11 +24,11 @@ struct Rig {
 
 fn rig(limit: u64, is_full: fn() -> bool) -> Rig {
     let (pool, frames, host, cpu) = pool_tier(limit);
-    let same: &SameTier = Box::leak(Box::new(SameTier::new(swap(), 64).unwrap()));
+    let same: &SameTier = Box::leak(Box::new(SameTier::new(swap(), SLOTS).unwrap()));
     let tiers: &'static [&'static dyn Tier] = Box::leak(Box::new([same as &dyn Tier, pool]));
     let front: &Frontswap<'_, Host> = Box::leak(Box::new(Frontswap::new(host, tiers)));
-    front.init(swap(), 64).unwrap();
-    let space = SwapSpace::new(front, swap(), Slots::new(64).unwrap(), is_full);
+    front.init(swap(), SLOTS).unwrap();
+    let space = SwapSpace::new(front, swap(), Slots::new(SLOTS).unwrap(), is_full);
     Rig { space, front, same, pool, frames, _cpu: cpu }
 }
 
@@ -70,12 +70,12 @@ fn pages_leave_and_come_back_each_by_its_tier() {
 #[test]
 fn without_a_slot_it_is_full_and_without_a_tier_the_slot_is_free_again() {
     let rig = rig(256, no);
-    let entries: Vec<_> = (0..64).map(|n| rig.store(n, &filled(n).to_bytes()).unwrap()).collect();
-    assert_eq!(rig.store(64, &filled(1).to_bytes()), Err(Refused::Full));
+    let entries: Vec<_> = (0..SLOTS).map(|n| rig.store(n, &filled(n).to_bytes()).unwrap()).collect();
+    assert_eq!(rig.store(SLOTS, &filled(1).to_bytes()), Err(Refused::Full));
     assert_eq!(rig.front.counters().failed_stores, 0, "no tier was asked");
     rig.space.free(entries[9]);
-    assert_eq!(rig.store(64, &noise()), Err(Refused::Unsuitable));
-    assert_eq!(rig.space.slots().used(), 63);
+    assert_eq!(rig.store(SLOTS, &noise()), Err(Refused::Unsuitable));
+    assert_eq!(rig.space.slots().used(), SLOTS - 1);
     assert_eq!(rig.store(9, &contents(1)), Ok(entries[9]));
 }
 

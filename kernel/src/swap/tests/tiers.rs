@@ -60,7 +60,7 @@ fn a_page_of_one_word_is_kept_in_it() {
 #[test]
 fn the_pool_keeps_pages_by_slot() {
     let (tier, frames, _, _cpu) = pool_tier(256);
-    misused(tier, 64, &Page::with(&contents(1)));
+    misused(tier, SLOTS, &Page::with(&contents(1)));
     (0..64).for_each(|offset| assert_eq!(store(tier, offset, &contents(offset)), Store::Stored));
     assert!((0..64).all(|offset| load(tier, offset) == Ok(contents(offset))));
     assert_eq!(store(tier, 9, &contents(900)), Store::Stored);

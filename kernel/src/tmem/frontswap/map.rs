@@ -27,8 +27,10 @@ const WAITED: u8 = 0x40;
 const MOVING: u8 = 0x20;
 /// The page is on the swap device, too.
 const THROUGH: u8 = 0x10;
+/// A tier that does not have the page may keep an old copy.
+const RESIDUE: u8 = 0x08;
 /// Who has the page.
-const HOLDER: u8 = 0x0F;
+const HOLDER: u8 = 0x07;
 /// Nobody knows whether some tier has an old page of this slot.
 const DOUBTFUL: u8 = HOLDER;
 
@@ -41,8 +43,9 @@ pub(super) enum Content {
     /// No tier has it.
     #[default]
     Empty,
-    /// This tier has it; and so has the swap device, if so said.
-    In { tier: usize, through: bool },
+    /// This tier has it; and so has the swap device, if so said. Of a page that was passed on, or should have been,
+    /// another tier may keep a copy that nobody will ask for: a residue.
+    In { tier: usize, through: bool, residue: bool },
     /// A tier may have an old page that could not be removed.
     Doubtful,
 }
@@ -52,7 +55,11 @@ impl Content {
         match byte & HOLDER {
             0 => Self::Empty,
             DOUBTFUL => Self::Doubtful,
-            holder => Self::In { tier: holder as usize - 1, through: byte & THROUGH != 0 },
+            holder => Self::In {
+                tier: holder as usize - 1,
+                through: byte & THROUGH != 0,
+                residue: byte & RESIDUE != 0,
+            },
         }
     }
 
@@ -60,9 +67,10 @@ impl Content {
         match self {
             Self::Empty => 0,
             Self::Doubtful => DOUBTFUL,
-            Self::In { tier, through } => {
+            Self::In { tier, through, residue } => {
                 assert!(tier < MAX_TIERS, "frontswap has {MAX_TIERS} tiers at most");
-                (tier as u8 + 1) | if through { THROUGH } else { 0 }
+                let through = if through { THROUGH } else { 0 };
+                (tier as u8 + 1) | through | if residue { RESIDUE } else { 0 }
             }
         }
     }
@@ -154,9 +162,17 @@ impl Map {
         take(self.slot(offset)?, platform, BUSY | MOVING, true)
     }
 
-    /// What the slot says when whoever is at it has finished, moves included. Context: may block.
+    /// What the slot says once nobody works on it or passes its page on; the slot is not held. `None` if it has no byte.
+    /// Context: may block.
     pub(super) fn settled<P: Platform>(&self, offset: u64, platform: P) -> Option<Content> {
-        self.wait_for(offset, platform, BUSY | MOVING, true).map(|held| held.content)
+        let slot = self.slot(offset)?;
+        loop {
+            let byte = slot.load(Ordering::SeqCst);
+            if byte & (BUSY | MOVING) == 0 {
+                return Some(Content::of(byte));
+            }
+            wait(slot, platform, BUSY | MOVING);
+        }
     }
 
     fn wait_for<P: Platform>(
@@ -167,22 +183,29 @@ impl Map {
         pinned: bool,
     ) -> Option<Held<'_, P>> {
         let slot = self.slot(offset)?;
-        let is_free = |byte: u8| byte & keeps_out == 0;
-        let mut rounds = 0;
         loop {
             if let Some(held) = take(slot, platform, keeps_out, pinned) {
                 return Some(held);
             }
-            if platform.may_block() {
-                // Each time: whoever has let go since took the note away with him. Who lets go after this sees it.
-                platform.wait_until(key(slot), &|| {
-                    is_free(slot.load(Ordering::SeqCst)) || is_free(slot.fetch_or(WAITED, Ordering::SeqCst))
-                });
-            } else {
-                rounds += 1;
-                platform.relax(rounds);
-            }
+            wait(slot, platform, keeps_out);
         }
+    }
+}
+
+/// Waits until a slot's byte has none of these bits, or for a moment.
+fn wait<P: Platform>(slot: &AtomicU8, platform: P, keeps_out: u8) {
+    let is_free = |byte: u8| byte & keeps_out == 0;
+    if platform.may_block() {
+        // Each time: whoever has let go since took the note away with him. Who lets go after this sees it.
+        platform.wait_until(key(slot), &|| {
+            is_free(slot.load(Ordering::SeqCst)) || is_free(slot.fetch_or(WAITED, Ordering::SeqCst))
+        });
+        return;
+    }
+    let mut rounds = 0;
+    while !is_free(slot.load(Ordering::Relaxed)) {
+        rounds += 1;
+        platform.relax(rounds);
     }
 }
 
@@ -216,8 +239,8 @@ impl<P: Platform> Drop for Held<'_, P> {
 #[cfg(not(loom))]
 mod tests {
     use super::*;
-    use percpu::CpuId;
     use percpu::host::Machine;
+    use percpu::{CpuId, Cpus};
     use std::thread;
     use std::vec::Vec;
 
@@ -226,8 +249,9 @@ mod tests {
         for content in [
             Content::Empty,
             Content::Doubtful,
-            Content::In { tier: 0, through: false },
-            Content::In { tier: MAX_TIERS - 1, through: true },
+            Content::In { tier: 0, through: false, residue: false },
+            Content::In { tier: MAX_TIERS - 1, through: true, residue: false },
+            Content::In { tier: MAX_TIERS - 1, through: false, residue: true },
         ] {
             assert_eq!(Content::of(content.byte()), content);
             assert_eq!(Content::of(content.byte() | BUSY | WAITED), content);
@@ -250,7 +274,7 @@ mod tests {
                         for _ in 0..200 {
                             let mut held = map.hold(1, host).expect("a slot");
                             assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
-                            held.content = Content::In { tier: cpu, through: false };
+                            held.content = Content::In { tier: cpu, through: false, residue: false };
                             thread::yield_now();
                             inside.fetch_sub(1, Ordering::SeqCst);
                         }
@@ -261,5 +285,33 @@ mod tests {
         });
         assert_eq!((map.next(0), map.next(2)), (Some(1), None));
         assert!(map.hold(2, host).is_none());
+    }
+
+    #[test]
+    fn who_holds_a_slot_pinned_keeps_the_cpu_and_is_waited_for() {
+        let host = Machine::new(2);
+        let map = Map::new(1).expect("memory");
+        assert_eq!(map.make(0), Ok(true));
+        let _cpu = host.enter(CpuId::BOOT);
+        let mut held = map.hold_pinned(0, host).expect("a slot");
+        assert!(!host.may_block(), "nobody else runs here until the slot is let go");
+        let asked = AtomicU8::new(0);
+        let seen = thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                let _cpu = host.enter(CpuId::new(1).expect("a CPU"));
+                assert_eq!(map.peek(0), Some(Content::Empty));
+                asked.store(1, Ordering::SeqCst);
+                map.settled(0, host)
+            });
+            while asked.load(Ordering::SeqCst) == 0 {
+                thread::yield_now();
+            }
+            held.content = Content::Doubtful;
+            drop(held);
+            other.join().expect("no failure")
+        });
+        assert!(host.may_block());
+        assert_eq!(seen, Some(Content::Doubtful), "what the slot said before is not asked for");
+        assert!(map.hold_pinned(1, host).is_none() && map.settled(1, host).is_none());
     }
 }

@@ -14,9 +14,14 @@
 //! | `hypervisor.rs` | the hypervisor's tmem as a tier |
 //! | `moving.rs` | cold pages leave a tier that has no room: for the next one, or for home |
 //! | `shrink.rs` | pages come home: partial swapoff, draining before a suspend |
+//! | `books.rs` | the counts, derived again; settling what is in doubt |
 //!
-//! **Context.** Operations may block, for whoever works on the same slot. Different slots do not meet.
+//! **Context.** Operations may block, for whoever works on the same slot; a caller that must not block spins instead.
+//! Such a caller may have taken the CPU from a thread, so a thread that works on a slot which somebody may be loading
+//! (in `moving.rs`) is not preempted meanwhile. A store needs no such care: nobody loads a slot before its store
+//! has ended. Different slots do not meet.
 
+mod books;
 mod hypervisor;
 mod map;
 mod moving;
@@ -39,10 +44,11 @@ use super::tier::{Load, Loss, Refusal, SWAP_TYPES, Slot, Store, SwapType, Tier};
 use crate::mm::page::Page;
 use xen_abi::Errno;
 
+pub use self::books::{Census, Imbalance};
 pub use self::hypervisor::Hypervisor;
 pub use self::map::MAX_TIERS;
 pub use self::moving::{MOVES_PER_STORE, Relief};
-pub use self::shrink::{Choice, Drained, Home};
+pub use self::shrink::{Choice, HeldOff, Home};
 
 /// One swap type in use.
 #[derive(Debug)]
@@ -160,10 +166,14 @@ pub struct Frontswap<'t, P> {
     platform: P,
     tiers: &'t [&'t dyn Tier],
     areas: [Once<Area>; SWAP_TYPES],
+    /// Pages of each tier.
+    in_tier: [Count; MAX_TIERS],
     write_through: Setting,
     exclusive_gets: Setting,
     /// How many drains want that no tier that forgets takes anything.
     drains: AtomicU64,
+    /// A slot has come into doubt since [`settle`](Self::settle) found none.
+    doubts: Setting,
     /// What pages are passed on through, one at a time. `None` while it is in use, or was never given.
     bounce: SpinMutex<Option<Page<'static>>>,
     counts: Counts,
@@ -232,6 +242,24 @@ impl<P> Frontswap<'_, P> {
         self.area(swap).map_or(0, |area| area.pages.load(Ordering::Relaxed))
     }
 
+    /// Pages that tier number `tier` has, in the order of [`tiers`](Self::tiers); 0 for one that is not there.
+    #[must_use]
+    pub fn pages_in(&self, tier: usize) -> u64 {
+        self.in_tier.get(tier).map_or(0, |pages| pages.load(Ordering::Relaxed))
+    }
+
+    /// A tier has one page more.
+    fn came(&self, area: &Area, tier: usize) {
+        area.pages.fetch_add(1, Ordering::Relaxed);
+        self.in_tier[tier].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A tier has one page less.
+    fn went(&self, area: &Area, tier: usize) {
+        area.pages.fetch_sub(1, Ordering::Relaxed);
+        self.in_tier[tier].fetch_sub(1, Ordering::Relaxed);
+    }
+
     fn area(&self, swap: SwapType) -> Option<&Area> {
         self.areas.get(usize::from(swap.get()))?.get()
     }
@@ -250,9 +278,11 @@ impl<'t, P: Platform> Frontswap<'t, P> {
             platform,
             tiers,
             areas: [const { Once::new() }; SWAP_TYPES],
+            in_tier: [const { Count::new(0) }; MAX_TIERS],
             write_through: Setting::new(false),
             exclusive_gets: Setting::new(false),
             drains: AtomicU64::new(0),
+            doubts: Setting::new(false),
             bounce: SpinMutex::new(None),
             counts: Counts::default(),
         }
@@ -318,16 +348,39 @@ impl<'t, P: Platform> Frontswap<'t, P> {
     fn empty(&self, area: &Area, slot: Slot, held: &mut Held<'_, P>) -> Result<(), Errno> {
         let removed = match held.content {
             Content::Empty => return Ok(()),
-            Content::In { tier, .. } => {
-                area.pages.fetch_sub(1, Ordering::Relaxed);
-                self.tiers[tier].invalidate(slot)
+            Content::In { tier, residue, .. } => {
+                self.went(area, tier);
+                let others = match residue {
+                    // Some other tier is being given the page. So the slot is in doubt, until the next try.
+                    true if held.moving => Err(Errno::EBUSY),
+                    true => self.empty_all_but(Some(tier), slot),
+                    false => Ok(()),
+                };
+                self.tiers[tier].invalidate(slot).and(others)
             }
-            // One of them is being given the page. So it stays in doubt, until the next try.
             Content::Doubtful if held.moving => Err(Errno::EBUSY),
-            Content::Doubtful => self.tiers.iter().try_for_each(|tier| tier.invalidate(slot)),
+            Content::Doubtful => self.empty_all_but(None, slot),
         };
-        held.content = if removed.is_ok() { Content::Empty } else { Content::Doubtful };
+        held.content = self.content_after(removed);
         removed
+    }
+
+    /// Removes what all tiers but one have of a held slot, whatever becomes of each.
+    fn empty_all_but(&self, keeper: Option<usize>, slot: Slot) -> Result<(), Errno> {
+        let mut outcome = Ok(());
+        for (_, tier) in self.tiers.iter().enumerate().filter(|(number, _)| Some(*number) != keeper) {
+            outcome = outcome.and(tier.invalidate(slot));
+        }
+        outcome
+    }
+
+    /// What a slot says whose pages were to be removed.
+    fn content_after(&self, removed: Result<(), Errno>) -> Content {
+        if removed.is_ok() {
+            return Content::Empty;
+        }
+        self.doubts.store(true, Ordering::Relaxed);
+        Content::Doubtful
     }
 
     /// Offers a page to the tiers. An older page of the slot is removed, whatever comes of it.
@@ -361,13 +414,13 @@ impl<'t, P: Platform> Frontswap<'t, P> {
         match offered {
             Offered::Taken(tier) => {
                 let through = self.write_through.load(Ordering::Relaxed);
-                held.content = Content::In { tier, through };
-                area.pages.fetch_add(1, Ordering::Relaxed);
+                held.content = Content::In { tier, through, residue: false };
+                self.came(area, tier);
                 add(&self.counts.succ_stores);
                 return if through { Stored::WriteToo } else { Stored::Done };
             }
             Offered::Refused => {}
-            Offered::Doubtful => held.content = Content::Doubtful,
+            Offered::Doubtful => held.content = self.content_after(Err(Errno::EIO)),
         }
         add(&self.counts.failed_stores);
         Stored::No
@@ -412,7 +465,7 @@ impl<'t, P: Platform> Frontswap<'t, P> {
         let Some((area, mut held)) = self.hold(slot) else { return Ok(Loaded::NotHere) };
         let (tier, through) = match held.content {
             Content::Empty => return Ok(Loaded::NotHere),
-            Content::In { tier, through } => (self.tiers[tier], through),
+            Content::In { tier, through, .. } => (self.tiers[tier], through),
             Content::Doubtful => {
                 add(&self.counts.lost);
                 return Err(Lost { slot, tier: None, why: Loss::Missing });
@@ -482,10 +535,10 @@ impl<'t, P: Platform> Frontswap<'t, P> {
         from = 0;
         while let Some(offset) = area.map.next(from) {
             if let Some(mut held) = area.map.hold(offset, self.platform) {
-                if let Content::In { .. } = held.content {
-                    area.pages.fetch_sub(1, Ordering::Relaxed);
+                if let Content::In { tier, .. } = held.content {
+                    self.went(area, tier);
                 }
-                held.content = if outcome.is_ok() { Content::Empty } else { Content::Doubtful };
+                held.content = self.content_after(outcome);
             }
             from = offset + 1;
         }

@@ -20,6 +20,7 @@ use super::super::tier::{Load, Slot, SwapType};
 use super::map::Content;
 use super::{Area, Frontswap, Lost, Offered, add};
 use crate::mm::page::Page;
+use xen_abi::Errno;
 
 /// Pages that a store passes on at most, before it offers its own.
 pub const MOVES_PER_STORE: usize = 4;
@@ -93,7 +94,7 @@ impl<P: Platform> Frontswap<'_, P> {
         if !area.active.load(Ordering::SeqCst) {
             return Ok(None);
         }
-        let Content::In { tier, through } = held.content else { return Ok(None) };
+        let Content::In { tier, through, .. } = held.content else { return Ok(None) };
         if tier + 1 >= self.tiers.len() {
             return Ok(None);
         }
@@ -117,33 +118,54 @@ impl<P: Platform> Frontswap<'_, P> {
         };
         assert!(held.moving, "frontswap: {slot} was marked, and nobody else takes a mark away");
         held.moving = false;
-        let before = held.content;
-        let stale = match (before, offered) {
-            (Content::In { tier, through }, Offered::Taken(to)) => {
+        let went = match (held.content, offered) {
+            (Content::In { tier, through, residue }, offered) => {
                 assert!(tier == from, "frontswap: {slot} was stored while its page was moving");
-                held.content = Content::In { tier: to, through };
-                from
+                match offered {
+                    Offered::Taken(to) => {
+                        let left = self.forget(from, slot).is_err();
+                        held.content = Content::In { tier: to, through, residue: residue || left };
+                        self.came(area, to);
+                        self.went(area, from);
+                        true
+                    }
+                    // Who has the page is known, even if somebody else may have an old one.
+                    Offered::Doubtful => {
+                        self.doubts.store(true, Ordering::Relaxed);
+                        held.content = Content::In { tier, through, residue: true };
+                        false
+                    }
+                    Offered::Refused => false,
+                }
             }
             // It was invalidated meanwhile.
-            (Content::Empty | Content::Doubtful, Offered::Taken(to)) => to,
-            (Content::Empty, Offered::Doubtful) => {
-                held.content = Content::Doubtful;
-                return false;
+            (Content::Empty | Content::Doubtful, Offered::Taken(to)) => {
+                if self.forget(to, slot).is_err() {
+                    held.content = Content::Doubtful;
+                }
+                false
             }
-            // Who has the page is known, even if somebody else may have it, too.
-            _ => return false,
+            (Content::Empty | Content::Doubtful, Offered::Doubtful) => {
+                held.content = self.content_after(Err(Errno::EIO));
+                false
+            }
+            (Content::Empty | Content::Doubtful, Offered::Refused) => false,
         };
-        let went = stale == from;
-        if let Err(error) = self.tiers[stale].invalidate(slot) {
-            log::warn!(
-                "frontswap: {} keeps a page of {slot} that is not its: {error}",
-                self.tiers[stale].name()
-            );
-            if !went {
-                held.content = Content::Doubtful;
-            }
-        }
+        drop(held);
         went
+    }
+
+    /// Removes a page from a tier that it does not belong to.
+    fn forget(&self, tier: usize, slot: Slot) -> Result<(), Errno> {
+        let removed = self.tiers[tier].invalidate(slot);
+        if let Err(error) = removed {
+            log::warn!(
+                "frontswap: {} keeps a page of {slot} that is not there: {error}",
+                self.tiers[tier].name()
+            );
+            self.doubts.store(true, Ordering::Relaxed);
+        }
+        removed
     }
 
     /// Before a store to this tier.

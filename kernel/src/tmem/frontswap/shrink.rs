@@ -1,5 +1,6 @@
 //! Pages come home: partial swapoff, and draining before the domain is suspended.
 
+use core::cell::RefCell;
 use core::sync::atomic::Ordering;
 
 use percpu::Platform;
@@ -7,6 +8,7 @@ use policy::selfshrink::devices::{Share, compatible, plan};
 
 use super::map::Content;
 use super::{Area, Frontswap, SWAP_TYPES, Slot, SwapType};
+use crate::mm::page::Page;
 
 /// Whoever can make room for a page and load it: the swap code.
 pub trait Home {
@@ -33,12 +35,12 @@ pub enum Choice {
     Fixed,
 }
 
-/// While this lives, no tier that forgets over a suspend has any page, nor takes one.
+/// While this lives, no tier that forgets over a suspend takes a page.
 #[must_use = "stores go to the hypervisor again as soon as this is dropped"]
 #[derive(Debug)]
-pub struct Drained<'f, 't, P: Platform>(&'f Frontswap<'t, P>);
+pub struct HeldOff<'f, 't, P: Platform>(&'f Frontswap<'t, P>);
 
-impl<P: Platform> Drop for Drained<'_, '_, P> {
+impl<P: Platform> Drop for HeldOff<'_, '_, P> {
     fn drop(&mut self) {
         self.0.drains.fetch_sub(1, Ordering::SeqCst);
     }
@@ -97,10 +99,19 @@ impl<'t, P: Platform> Frontswap<'t, P> {
         count
     }
 
-    /// Pages that are in tiers which forget over a suspend.
-    fn perishable(&self) -> u64 {
+    /// The swap types that are or were in use.
+    pub(super) fn known(&self) -> impl Iterator<Item = (SwapType, &Area)> {
+        (0..SWAP_TYPES as u8).filter_map(|number| {
+            let swap = SwapType::new(number)?;
+            Some((swap, self.area(swap)?))
+        })
+    }
+
+    /// What a suspend would lose, counted slot by slot. Waits for whoever works on a slot.
+    #[must_use]
+    pub fn perishable(&self) -> u64 {
         let mut count = 0;
-        for area in self.areas.iter().filter_map(|area| area.get()) {
+        for (_, area) in self.known() {
             let mut from = 0;
             while let Some(offset) = area.map.next(from) {
                 from = offset + 1;
@@ -112,26 +123,51 @@ impl<'t, P: Platform> Frontswap<'t, P> {
         count
     }
 
+    /// Whether a suspend would lose the page of this slot, as far as can be told while others work. Any context.
+    #[must_use]
+    pub fn is_perishable(&self, slot: Slot) -> bool {
+        let content = self.area(slot.swap).and_then(|area| area.map.peek(slot.offset));
+        matches!(content, Some(Content::In { tier, .. }) if !self.tiers[tier].survives_suspend())
+    }
+
+    /// Has new pages go to tiers that survive a suspend only, while the answer lives. A store that has not noticed yet
+    /// holds its slot, and [`perishable`](Self::perishable) waits for it.
+    pub fn hold_off(&self) -> HeldOff<'_, 't, P> {
+        // Sequentially consistent, as is taking hold of a slot: who holds one after this has seen it.
+        self.drains.fetch_add(1, Ordering::SeqCst);
+        super::Map::look_again();
+        HeldOff(self)
+    }
+
+    /// [Passes on](Self::demote) what a suspend would lose, as far as later tiers take it; answers how many pages went.
+    /// Stores should be [held off](Self::hold_off).
+    pub fn pass_on_perishable(&self, bounce: &mut Page<'_>) -> u64 {
+        let bounce = RefCell::new(bounce);
+        // A page that its tier cannot give stays where it is, for whoever needs it to be told.
+        let pass_on = |slot: Slot| matches!(self.demote(slot, &mut bounce.borrow_mut()), Ok(true));
+        self.all_perishable(&pass_on)
+    }
+
+    fn all_perishable(&self, home: &impl Home) -> u64 {
+        self.known()
+            .map(|(swap, area)| {
+                self.pass(swap, area, u64::MAX, home, |tier| !self.tiers[tier].survives_suspend())
+            })
+            .sum()
+    }
+
     /// Brings everything home that a suspend would lose, and keeps it so while the answer lives.
     ///
     /// # Errors
     ///
     /// How many pages would not come. Nothing is held back then; a suspend would lose them.
-    pub fn drain(&self, home: &impl Home) -> Result<Drained<'_, 't, P>, u64> {
+    pub fn drain(&self, home: &impl Home) -> Result<HeldOff<'_, 't, P>, u64> {
         // First say so, then look: a store that has not seen it yet holds its slot already, and who passes a page on has
         // marked it; both are waited for.
-        self.drains.fetch_add(1, Ordering::SeqCst);
-        super::Map::look_again();
-        let drained = Drained(self);
-        for number in 0..SWAP_TYPES as u8 {
-            let Some((swap, area)) = SwapType::new(number).and_then(|swap| Some((swap, self.area(swap)?)))
-            else {
-                continue;
-            };
-            self.pass(swap, area, u64::MAX, home, |tier| !self.tiers[tier].survives_suspend());
-        }
+        let held_off = self.hold_off();
+        self.all_perishable(home);
         match self.perishable() {
-            0 => Ok(drained),
+            0 => Ok(held_off),
             left => Err(left),
         }
     }

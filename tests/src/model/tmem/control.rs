@@ -5,6 +5,7 @@ use super::{Client, Data, Hazard, Place, PoolNumber, SLOTS, State};
 use crate::conformance::tmem::{Answer, Control, Fault};
 use crate::model::Model;
 use ebb::port::PageKey;
+use ebb::units::Frames;
 use std::boxed::Box;
 use std::vec::Vec;
 use xen_abi::Errno;
@@ -81,6 +82,23 @@ impl Model {
         let state = self.state();
         let own = state.config.domid;
         state.tmem.pools.values().filter(|pool| pool.members.contains(&own)).map(|pool| pool.pages).sum()
+    }
+
+    /// Those of them that may not vanish: in persistent pools.
+    #[must_use]
+    pub fn tmem_persistent_pages(&self) -> u64 {
+        let state = self.state();
+        let own = state.config.domid;
+        let persistent = state.tmem.pools.values().filter(|pool| pool.persistent && pool.owner == own);
+        persistent.map(|pool| pool.pages).sum()
+    }
+
+    /// Frames that the domain is charged for what it has in tmem, metadata included.
+    #[must_use]
+    pub fn tmem_charged(&self) -> Frames {
+        let state = self.state();
+        let own = state.config.domid;
+        Frames::new(state.tmem.frames().filter(|(_, charged)| *charged == Some(own)).count() as u64)
     }
 
     /// How often a command was given, by any domain.
