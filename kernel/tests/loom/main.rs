@@ -24,5 +24,5 @@ mod tmem;
 // What the kernel's source finds in its own crate.
 use ebb::port;
 mod mm {
-    pub(crate) use ebb::mm::page;
+    pub(crate) use ebb::mm::{page, sparse};
 }

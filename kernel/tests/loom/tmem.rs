@@ -39,15 +39,18 @@ mod primitive {
     use super::{Cell, Mistake, made};
     pub(super) use core::sync::atomic::Ordering;
     use loom::sync::atomic as real;
+    pub(super) use loom::sync::atomic::fence;
+    use std::sync::OnceLock;
 
     /// The ordering that is asked for, unless the mistake is to be made.
     fn weakened(order: Ordering, by: Mistake) -> Ordering {
         if made(by) { Ordering::Relaxed } else { order }
     }
 
-    #[derive(Debug)]
+    /// The byte of a slot. Of the many that come together only those that are used are loom's.
+    #[derive(Debug, Default)]
     pub(super) struct AtomicU8 {
-        real: real::AtomicU8,
+        made: OnceLock<real::AtomicU8>,
         /// Somebody has left a note that he waits.
         noted: Cell<bool>,
     }
@@ -56,15 +59,15 @@ mod primitive {
     unsafe impl Sync for AtomicU8 {}
 
     impl AtomicU8 {
-        pub(super) fn new(value: u8) -> Self {
-            Self { real: real::AtomicU8::new(value), noted: Cell::new(false) }
+        fn real(&self) -> &real::AtomicU8 {
+            self.made.get_or_init(|| real::AtomicU8::new(0))
         }
 
         pub(super) fn load(&self, order: Ordering) -> u8 {
             if order == Ordering::SeqCst && !made(Mistake::StaleLook) {
-                return self.real.fetch_or(0, Ordering::Acquire);
+                return self.real().fetch_or(0, Ordering::Acquire);
             }
-            self.real.load(Ordering::Relaxed)
+            self.real().load(Ordering::Relaxed)
         }
 
         pub(super) fn compare_exchange(
@@ -75,25 +78,25 @@ mod primitive {
             failure: Ordering,
         ) -> Result<u8, u8> {
             if made(Mistake::SplitHold) {
-                let now = self.real.load(success_load(success));
+                let now = self.real().load(success_load(success));
                 if now != from {
                     return Err(now);
                 }
-                self.real.store(to, Ordering::Release);
+                self.real().store(to, Ordering::Release);
                 return Ok(now);
             }
-            self.real.compare_exchange(from, to, weakened(success, Mistake::RelaxedHold), failure)
+            self.real().compare_exchange(from, to, weakened(success, Mistake::RelaxedHold), failure)
         }
 
         pub(super) fn fetch_or(&self, bits: u8, order: Ordering) -> u8 {
             if made(Mistake::OneNote) && self.noted.replace(true) {
-                return self.real.fetch_or(0, order);
+                return self.real().fetch_or(0, order);
             }
-            self.real.fetch_or(bits, order)
+            self.real().fetch_or(bits, order)
         }
 
         pub(super) fn swap(&self, value: u8, order: Ordering) -> u8 {
-            let before = self.real.swap(value, weakened(order, Mistake::RelaxedLetGo));
+            let before = self.real().swap(value, weakened(order, Mistake::RelaxedLetGo));
             self.noted.set(self.noted.get() && made(Mistake::OneNote));
             before
         }
