@@ -130,7 +130,7 @@ fn a_full_table_is_a_limit_too_and_other_shards_help() {
 fn a_pool_is_made_on_a_small_stack() {
     // Less than the work memory of one CPU, of which there are eight.
     const STACK: usize = 16 << 10;
-    assert!(Scratch::BYTES > STACK);
+    const { assert!(Scratch::BYTES > STACK) };
     let host = Machine::new(8);
     let made = std::thread::Builder::new().stack_size(STACK).spawn(move || {
         let frames: &HostFrames = Box::leak(Box::new(HostFrames::new()));
