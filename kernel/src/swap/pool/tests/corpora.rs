@@ -46,6 +46,13 @@ fn the_overhead_is_at_most_6_percent_when_filled_and_under_churn() {
         let mut pages = 0..;
         let mut held = filled(corpus, &pool, &mut pages);
         let filled = pool.stats();
+        let percent = filled.compressed_bytes * 100 / (PAGES * FRAME_SIZE as u64);
+        let expected = match corpus {
+            Corpus::ZeroHeavy => 34..=35,
+            Corpus::Text => 71..=72,
+            _ => 13..=15,
+        };
+        assert!(expected.contains(&percent), "{} became {percent} %", corpus.name());
         let mut rng = Rng::new(11);
         for _ in 0..PAGES * 2 {
             let at = rng.below(PAGES) as usize;
