@@ -16,7 +16,7 @@ mod magazine;
 
 /// In the place of the kernel's `primitive.rs`.
 mod primitive {
-    pub(super) use crate::atomic::{AtomicBool, AtomicU32};
+    pub(super) use crate::atomic::{AtomicBool, AtomicU8, AtomicU32};
     pub(super) use core::sync::atomic::{Ordering, compiler_fence};
 }
 

@@ -5,6 +5,8 @@
 //! and merging therefore touch this structure only, never the memory itself and never the frame table, and take at
 //! most nine steps.
 
+use core::ops::Range;
+
 use super::entry::Class;
 
 /// Frames in a block.
@@ -17,6 +19,13 @@ pub(super) const NONE: u32 = u32::MAX;
 pub(super) const UNLISTED: u8 = u8::MAX;
 
 const WORDS: usize = FRAMES / 64;
+/// The order of an extent that fills one word of the bitmap of single frames.
+const WORD_ORDER: usize = 6;
+/// Every second bit.
+const EVEN: u64 = u64::MAX / 3;
+
+/// Some of a block's frames.
+pub(super) type FrameSet = [u64; WORDS];
 
 /// How many free extents of each order there are.
 pub(super) type ByOrder = [u32; ORDERS];
@@ -83,6 +92,15 @@ fn words(index: usize, order: usize) -> impl Iterator<Item = (usize, u64)> {
         _ => (1 << (order - 6), u64::MAX),
     };
     (index / 64..index / 64 + count).map(move |word| (word, mask))
+}
+
+/// Every second bit, moved together into the lower half. The others are zero.
+const fn halves(bits: u64) -> u64 {
+    let bits = (bits | bits >> 1) & u64::MAX / 5;
+    let bits = (bits | bits >> 2) & u64::MAX / 17;
+    let bits = (bits | bits >> 4) & u64::MAX / 257;
+    let bits = (bits | bits >> 8) & u64::MAX / 65537;
+    (bits | bits >> 16) & 0xFFFF_FFFF
 }
 
 impl Block {
@@ -211,13 +229,13 @@ impl Block {
     }
 
     /// Takes up to `most` single frames, the smallest extents first: what as many calls of `take` would take.
-    /// Says how many it took.
+    /// Passes on each run of them, and says how many they are.
     pub(super) fn take_frames(
         &mut self,
         most: u16,
         zero: bool,
         tally: &mut ByOrder,
-        mut each: impl FnMut(usize, bool),
+        mut each: impl FnMut(Range<usize>, bool),
     ) -> u16 {
         let mut taken = 0;
         while taken < most && self.orders != 0 {
@@ -225,7 +243,7 @@ impl Block {
             let order =
                 if self.zero > 0 { 0 } else { self.orders.trailing_zeros().min((most - taken).ilog2()) };
             let Some((index, zero)) = self.take(order as usize, zero, tally) else { break };
-            (index..index + (1 << order)).for_each(|frame| each(frame, zero));
+            each(index..index + (1 << order), zero);
             taken += 1 << order;
         }
         taken
@@ -244,13 +262,60 @@ impl Block {
             self.zero += 1 << order;
         }
         self.free += 1 << order;
-        let (mut order, mut slot) = (order, index >> order);
+        self.join(order, index >> order, tally);
+    }
+
+    fn join(&mut self, mut order: usize, mut slot: usize, tally: &mut ByOrder) {
         while order + 1 < ORDERS && self.is_free(order, slot ^ 1) {
             self.remove(order, slot ^ 1, tally);
             order += 1;
             slot >>= 1;
         }
         self.insert(order, slot, tally);
+    }
+
+    /// Makes single frames free, those whose bits are set: what as many calls of `put` would do, but all buddies of
+    /// one word and one order at once.
+    pub(super) fn put_frames(&mut self, frames: &FrameSet, zero: bool, tally: &mut ByOrder) {
+        for (word, &mask) in frames.iter().enumerate().filter(|(_, mask)| **mask != 0) {
+            debug_assert!(self.frames_of(word, 0).1 & mask == 0, "frames free twice");
+            let count = mask.count_ones();
+            if zero {
+                self.zero_map[word] |= mask;
+                self.zero += count as u16;
+            }
+            self.free += count as u16;
+            self.put_word(word, mask, count, tally);
+        }
+    }
+
+    /// The same for `count` frames of one word.
+    fn put_word(&mut self, word: usize, frames: u64, count: u32, tally: &mut ByOrder) {
+        let (mut fresh, mut count) = (frames, count);
+        for order in 0..WORD_ORDER {
+            let (shift, before) = self.frames_of(word, order);
+            let all = before | fresh;
+            // The lower one of every two buddies that are both free.
+            let both = all & all >> 1 & EVEN;
+            let after = all & !(both | both << 1);
+            self.free_map[(base(order) + (word * 64 >> order)) / 64] ^= (before ^ after) << shift;
+            let pairs = both.count_ones();
+            tally[order] = tally[order] + count - 2 * pairs;
+            self.counts[order] = (u32::from(self.counts[order]) + count - 2 * pairs) as u16;
+            self.orders = self.orders & !(1 << order) | u16::from(self.counts[order] != 0) << order;
+            if both == 0 {
+                return;
+            }
+            (fresh, count) = (halves(both), pairs);
+        }
+        self.join(WORD_ORDER, word, tally);
+    }
+
+    /// The free extents of an order that lie in the frames of one word, and where their bits begin in a word of the
+    /// map.
+    fn frames_of(&self, word: usize, order: usize) -> (usize, u64) {
+        let bit = base(order) + (word * 64 >> order);
+        (bit % 64, self.free_map[bit / 64] >> (bit % 64) & u64::MAX >> (64 - (64 >> order)))
     }
 
     /// Clears what is known of an extent's contents, and says whether all of it was known to be zero.
@@ -320,6 +385,7 @@ impl Block {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::Random;
     use super::*;
     use std::vec::Vec;
 
@@ -420,11 +486,55 @@ mod tests {
                 block.put(frames[1], 0, false, tally);
             }
             let mut seen = Vec::new();
-            let taken = many.take_frames(most, false, &mut other, |frame, zero| seen.push((frame, zero)));
+            let taken = many.take_frames(most, false, &mut other, |run, zero| {
+                seen.extend(run.map(|frame| (frame, zero)));
+            });
             let single: Vec<_> = (0..most).map_while(|_| one.take(0, false, &mut tally)).collect();
             assert_eq!((usize::from(taken), &seen), (single.len(), &single), "{most}");
             assert_eq!((many.recount(), other), (one.recount(), tally));
         }
+    }
+
+    #[test]
+    fn many_frames_are_freed_at_once_as_one_by_one() {
+        let mut generator = Random::new(1);
+        let mut random = || generator.next();
+        for round in 0..200 {
+            let mut held: FrameSet = [u64::MAX; WORDS];
+            let ((mut one, mut tally), (mut many, mut other)) = (whole(), whole());
+            for (block, tally) in [(&mut one, &mut tally), (&mut many, &mut other)] {
+                assert_eq!(block.take(9, false, tally), Some((0, false)));
+            }
+            while held != [0; WORDS] {
+                let mut some: FrameSet = held;
+                for mask in &mut some {
+                    // Few, half, most or all of what is held.
+                    *mask &=
+                        [random() & random() & random(), random(), random() | random(), u64::MAX][round % 4];
+                    *mask &= if random() % 3 == 0 { 0 } else { u64::MAX };
+                }
+                let zero = random() % 2 == 0;
+                many.put_frames(&some, zero, &mut other);
+                for frame in (0..FRAMES).filter(|&frame| some[frame / 64] >> (frame % 64) & 1 != 0) {
+                    one.put(frame, 0, zero, &mut tally);
+                }
+                held.iter_mut().zip(some).for_each(|(held, some)| *held &= !some);
+                assert_eq!((many.free_map, many.zero_map, other), (one.free_map, one.zero_map, tally));
+                assert_eq!(
+                    (many.counts, many.orders, many.free, many.zero),
+                    (one.counts, one.orders, one.free, one.zero)
+                );
+            }
+            assert_eq!(many.largest(), Some(9));
+        }
+    }
+
+    #[test]
+    fn every_second_bit_is_moved_together() {
+        for bit in 0..32 {
+            assert_eq!(halves(1 << (2 * bit)), 1 << bit);
+        }
+        assert_eq!(halves(EVEN), 0xFFFF_FFFF);
     }
 
     #[test]
