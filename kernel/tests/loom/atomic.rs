@@ -36,6 +36,7 @@ macro_rules! atomics {
 
 atomics! {
     AtomicBool: bool;
+    AtomicU8: u8;
     AtomicU32: u32;
     AtomicU64: u64;
 }
@@ -56,6 +57,34 @@ impl AtomicBool {
             return before;
         }
         self.real().swap(value, weakened(order, Mistake::RelaxedEnter))
+    }
+}
+
+/// The gate for one CPU; the states are `lock.rs`'s.
+impl AtomicU8 {
+    pub(crate) fn load(&self, order: Ordering) -> u8 {
+        self.real().load(order)
+    }
+
+    pub(crate) fn store(&self, value: u8, order: Ordering) {
+        const PARKED: u8 = 2;
+        let order = if value == PARKED { weakened(order, Mistake::RelaxedPark) } else { order };
+        self.real().store(value, order);
+    }
+
+    pub(crate) fn compare_exchange(
+        &self,
+        from: u8,
+        to: u8,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<u8, u8> {
+        const AFAR: u8 = 3;
+        if made(Mistake::DrainedAwake) && to == AFAR {
+            // Whatever it was.
+            return Ok(self.real().swap(to, success));
+        }
+        self.real().compare_exchange(from, to, weakened(success, Mistake::RelaxedWake), failure)
     }
 }
 

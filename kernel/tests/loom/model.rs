@@ -15,6 +15,12 @@ pub(crate) enum Mistake {
     RelaxedEnter,
     /// It is looked at and then closed, in two steps.
     SplitEnter,
+    /// A gate for one CPU is parked, or given back to those who find it parked, without a release.
+    RelaxedPark,
+    /// A parked gate is entered without an acquire.
+    RelaxedWake,
+    /// Another CPU enters a gate for one CPU that is not parked.
+    DrainedAwake,
     /// It is a gate for one CPU, and two enter.
     OneCpuGate,
     /// A port is added without a release.
