@@ -232,6 +232,7 @@ impl Default for PortSet {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 #[path = "events/tests.rs"] // also where a model includes this file
 mod tests;

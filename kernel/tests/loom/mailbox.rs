@@ -3,12 +3,12 @@
 use crate::model::{Model, tests};
 use loom::cell::UnsafeCell;
 use loom::thread;
-use mailbox::{CallError, Job, Mailbox};
+use source::{CallError, Job, Mailbox};
 use std::sync::Arc;
 
 #[allow(dead_code, unreachable_pub, reason = "the kernel's source; the models do not need all of it")]
 #[path = "../../src/smp/mailbox.rs"]
-mod mailbox;
+mod source;
 
 /// In the place of the kernel's `primitive.rs`.
 mod primitive {
@@ -98,7 +98,9 @@ impl Place {
         let function = |ran: usize| {
             let ran = std::ptr::with_exposed_provenance::<UnsafeCell<u32>>(ran);
             // SAFETY: the place lives until both threads are joined.
-            unsafe { (*ran).with_mut(|ran| *ran += 1) };
+            let ran = unsafe { &*ran };
+            // SAFETY: the mailbox has one owner, who runs one function after the other; loom watches.
+            ran.with_mut(|ran| unsafe { *ran += 1 });
         };
         let argument = std::ptr::from_ref(&self.ran[caller]).expose_provenance();
         self.mailbox.post(Job { function, argument }, &mut wait)?.finish(&mut wait)

@@ -151,7 +151,7 @@ fn run<S: Subject>(subject: &S, case: Case, mib: u64, pairs: usize) -> (usize, f
             let mut random = |below: usize| {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 // Without a division, which would take as long as what is measured.
-                ((state >> 32) * below as u64 >> 32) as usize
+                (((state >> 32) * below as u64) >> 32) as usize
             };
             let mut held: Vec<_> = (0..case.bulk(mib)).map(|_| take()).collect();
             for _ in 0..held.len() / 2 {

@@ -130,7 +130,7 @@ impl Table {
     #[inline]
     pub(super) const fn frame(self, index: u32, contents: Contents) -> Extent {
         let zero = matches!(contents, Contents::Zero) as u64;
-        Extent { word: self.0 + index as u64 | zero << ZERO_SHIFT, state: PhantomData }
+        Extent { word: (self.0 + index as u64) | zero << ZERO_SHIFT, state: PhantomData }
     }
 }
 
