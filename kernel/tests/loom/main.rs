@@ -16,13 +16,29 @@
 extern crate alloc;
 
 mod atomic;
+mod channels;
 mod frame;
+mod mailbox;
 mod model;
 mod ports;
 mod tmem;
 
-// What the kernel's source finds in its own crate.
-use ebb::port;
+/// Where the kernel's source looks for the hypervisor: what it needs of it.
+mod port {
+    pub(crate) use ebb::port::{PageKey, TmemOps};
+
+    pub(crate) trait EventOps {
+        /// Clears the port's mask and, if it was pending, raises its upcall.
+        fn unmask(&self, port: ebb::units::EventPort) -> Result<(), xen_abi::Errno>;
+    }
+}
+
+/// Where it looks for memory.
 mod mm {
     pub(crate) use ebb::mm::{page, sparse};
+}
+
+/// Where it looks for its units.
+mod units {
+    pub(crate) use ebb::units::{EventPort, FRAME_SIZE, VcpuId};
 }
