@@ -12,6 +12,7 @@
 //! |---|---|
 //! | `map.rs` | who has which slot, and the lock of each |
 //! | `hypervisor.rs` | the hypervisor's tmem as a tier |
+//! | `outcome.rs` | what operations answer, and what is counted of them |
 //! | `moving.rs` | cold pages leave a tier that has no room: for the next one, or for home |
 //! | `shrink.rs` | pages come home: partial swapoff, draining before a suspend |
 //! | `books.rs` | the counts, derived again; settling what is in doubt |
@@ -25,6 +26,7 @@ mod books;
 mod hypervisor;
 mod map;
 mod moving;
+mod outcome;
 mod shrink;
 #[cfg(test)]
 #[cfg(not(loom))]
@@ -39,6 +41,7 @@ use spin::mutex::SpinMutex;
 use spin::once::Once;
 
 use self::map::{Content, Held, Map};
+use self::outcome::{Counts, Offered, add};
 use super::primitive::{AtomicBool, AtomicU64, Ordering};
 use super::tier::{Load, Loss, Refusal, SWAP_TYPES, Slot, Store, SwapType, Tier};
 use crate::mm::page::Page;
@@ -48,6 +51,7 @@ pub use self::books::{Census, Imbalance};
 pub use self::hypervisor::Hypervisor;
 pub use self::map::MAX_TIERS;
 pub use self::moving::{MOVES_PER_STORE, Relief};
+pub use self::outcome::{Counters, InitError, Loaded, Lost, Stored};
 pub use self::shrink::{Choice, HeldOff, Home};
 
 /// One swap type in use.
@@ -59,107 +63,6 @@ struct Area {
     /// Stores are taken: between `init` and `invalidate_area`.
     active: AtomicBool,
 }
-
-/// What a store ended with.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[must_use = "a page that was not stored is still only in memory"]
-pub enum Stored {
-    /// A tier has the page; nothing is to be written to the swap device.
-    Done,
-    /// A tier has the page, and it is to be written to the swap device, too: write-through.
-    WriteToo,
-    /// No tier has it: it is for the swap device, or stays.
-    No,
-}
-
-/// A page that a tier had promised to keep, and did not.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Lost {
-    /// Which page.
-    pub slot: Slot,
-    /// The tier that had it; `None` if it was in doubt since a store failed there.
-    pub tier: Option<&'static str>,
-    /// What it says now.
-    pub why: Loss,
-}
-
-impl fmt::Display for Lost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the page in {} is lost: {}: {}", self.slot, self.tier.unwrap_or("no tier"), self.why)
-    }
-}
-
-impl core::error::Error for Lost {}
-
-/// What came of offering a page to tiers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Offered {
-    /// This one has it.
-    Taken(usize),
-    /// None has.
-    Refused,
-    /// None has, and one may keep something older.
-    Doubtful,
-}
-
-/// What a load ended with, apart from [`Lost`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[must_use = "a page that was not loaded holds something else"]
-pub enum Loaded {
-    /// The page holds what was stored, and the tier keeps its copy.
-    Copy,
-    /// The page holds what was stored, and is the only one now: exclusive gets. It is dirty.
-    Only,
-    /// No tier has it: it is on the swap device, or was never stored.
-    NotHere,
-}
-
-/// What has happened so far. The names are the original's.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Counters {
-    /// Loads that a tier served.
-    pub loads: u64,
-    /// Stores that a tier took.
-    pub succ_stores: u64,
-    /// Stores that none took.
-    pub failed_stores: u64,
-    /// Pages that were invalidated and were there; not by area, and not by a second store.
-    pub invalidates: u64,
-    /// Loads that ended in [`Lost`].
-    pub lost: u64,
-    /// Cold pages that went on to a later tier, to make room.
-    pub written_on: u64,
-    /// Cold pages that came home, because no later tier took them.
-    pub brought_home: u64,
-    /// Cold pages that should have left, and that nobody took.
-    pub stayed: u64,
-}
-
-/// Why a swap type could not be put to use.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum InitError {
-    /// It is in use.
-    InUse,
-    /// It was in use before, with fewer slots than are asked for now.
-    Smaller,
-    /// That many slots cannot be.
-    TooMany,
-    /// There is no memory for its books.
-    NoMemory,
-}
-
-impl fmt::Display for InitError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::InUse => "the swap type is in use",
-            Self::Smaller => "the swap type had fewer slots before",
-            Self::TooMany => "too many slots",
-            Self::NoMemory => "no kernel memory for its books",
-        })
-    }
-}
-
-impl core::error::Error for InitError {}
 
 /// The front end, over tiers that are tried in their order.
 pub struct Frontswap<'t, P> {
@@ -179,45 +82,17 @@ pub struct Frontswap<'t, P> {
     counts: Counts,
 }
 
-/// [`Counters`], as they are counted.
-#[derive(Default)]
-struct Counts {
-    loads: Count,
-    succ_stores: Count,
-    failed_stores: Count,
-    invalidates: Count,
-    lost: Count,
-    written_on: Count,
-    brought_home: Count,
-    stayed: Count,
-}
-
 impl<P> fmt::Debug for Frontswap<'_, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Frontswap").field("counters", &self.counters()).finish_non_exhaustive()
     }
 }
 
-fn add(counter: &Count) {
-    counter.fetch_add(1, Ordering::Relaxed);
-}
-
 impl<P> Frontswap<'_, P> {
     /// What has happened so far. Each number is exact; together they may be from different moments.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        let read = |counter: &Count| counter.load(Ordering::Relaxed);
-        let counts = &self.counts;
-        Counters {
-            loads: read(&counts.loads),
-            succ_stores: read(&counts.succ_stores),
-            failed_stores: read(&counts.failed_stores),
-            invalidates: read(&counts.invalidates),
-            lost: read(&counts.lost),
-            written_on: read(&counts.written_on),
-            brought_home: read(&counts.brought_home),
-            stayed: read(&counts.stayed),
-        }
+        self.counts.read()
     }
 
     /// Stored pages are written to the swap device, too, from now on; off at first. A tier may then lose them.
