@@ -47,6 +47,8 @@ static WORKER: Once<Worker<Kernel>> = Once::new();
 /// Threads that had to reclaim for themselves, and how long that took them.
 static DIRECT: AtomicU64 = AtomicU64::new(0);
 static DIRECT_NS: AtomicU64 = AtomicU64::new(0);
+/// Pages that self-shrinking has brought home.
+static HOME: AtomicU64 = AtomicU64::new(0);
 
 /// Why there is no swap.
 #[derive(Debug)]
@@ -199,10 +201,12 @@ fn step(machine: &Machine) -> Next {
 pub(crate) fn shrink(machine: &Machine, target: Frames) -> Frames {
     let paged = machine.paged();
     let most = paged.stats().swapped.saturating_sub(target);
-    paged.bring_home(most, || {
+    let home = paged.bring_home(most, || {
         let stats = machine.frames().stats();
         stats.available() > stats.watermarks.high
-    })
+    });
+    HOME.fetch_add(home.get(), Ordering::Relaxed);
+    home
 }
 
 /// Threads that had to reclaim for themselves since boot, and the time that it took them, in nanoseconds.
@@ -219,6 +223,10 @@ pub struct SwapFigures {
     pub same: u64,
     /// The compressed pool.
     pub pool: PoolStats,
+    /// Pages that the hypervisor's tmem has; `None` where it is no tier.
+    pub tmem: Option<u64>,
+    /// Pages that self-shrinking has brought home.
+    pub home: u64,
 }
 
 /// Looks; `None` without swap. For threads.
@@ -229,5 +237,7 @@ pub fn figures() -> Option<SwapFigures> {
         counters: parts.frontswap.counters(),
         same: parts.same.pages(),
         pool: parts.pool.pool().stats(),
+        tmem: None,
+        home: HOME.load(Ordering::Relaxed),
     })
 }

@@ -14,6 +14,7 @@ mod panel;
 pub(crate) mod record;
 mod scale;
 mod svg;
+mod swap;
 mod terminal;
 pub(crate) mod timeline;
 
