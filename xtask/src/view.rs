@@ -18,4 +18,5 @@ mod swap;
 mod terminal;
 pub(crate) mod timeline;
 
+pub(crate) use agree::STEP_KIB;
 pub(crate) use chart::draw;

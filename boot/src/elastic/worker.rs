@@ -12,7 +12,7 @@ use ebb::mm::frame::SparseBlock;
 use ebb::port::MemoryOps;
 use ebb::task::{Next, Worker};
 use ebb::tunable::{Group, Id};
-use ebb::units::{Frames, Kib};
+use ebb::units::{BLOCK_FRAMES, Frames, Kib};
 use policy::boot::{Selection, Switch};
 use policy::selfshrink::Action;
 use policy::{Decision, Settings};
@@ -21,6 +21,9 @@ use spin::once::Once;
 static WORKER: Once<Worker<Kernel>> = Once::new();
 /// The toolstack's target or a tunable has changed since the worker looked last.
 static CHANGED: AtomicBool = AtomicBool::new(false);
+
+/// Frames made free at a time for a toolstack that takes memory away: a block, before the balloon takes what there is.
+const ROOM_STEP: Frames = Frames::new(BLOCK_FRAMES);
 
 /// What the worker has and shares with the store's consumers.
 #[derive(Debug)]
@@ -147,11 +150,13 @@ struct Steps {
     generation: Option<u64>,
     /// The outcome that was logged last.
     held: Option<Outcome>,
+    /// No page would leave any more: none is tried again before the next decision.
+    fruitless: bool,
 }
 
 impl Steps {
     fn new(shared: &'static Shared) -> Self {
-        Self { shared, daemon: Daemon::new(), generation: None, held: None }
+        Self { shared, daemon: Daemon::new(), generation: None, held: None, fruitless: false }
     }
 
     fn step(&mut self) -> Next {
@@ -173,6 +178,11 @@ impl Steps {
         self.tell(&progress);
         if let Some(decision) = &progress.decision {
             self.swap(decision);
+            self.fruitless = false;
+        }
+        if self.make_room(progress.in_use) {
+            // For the balloon, before others have it.
+            return Next::After(0);
         }
         match progress.next_ns {
             Some(next_ns) => Next::After(next_ns.saturating_sub(cpus::now_ns())),
@@ -192,6 +202,17 @@ impl Steps {
             log::debug!("selfshrink: {} frames came home, {to_frames} are to stay out", home.get());
         }
         swap::wake();
+    }
+
+    /// Has pages leave where the toolstack takes away memory that is in use, a part of it at a time. Says whether memory
+    /// came free.
+    fn make_room(&mut self, in_use: Frames) -> bool {
+        if in_use == Frames::ZERO || self.fruitless || !tunables().is_on(Id::SwapEvict) {
+            return false;
+        }
+        let outcome = self.shared.machine.paged().reclaim(in_use.min(ROOM_STEP));
+        self.fruitless = outcome.freed == Frames::ZERO;
+        !self.fruitless
     }
 
     /// Hands the tunables to those who obey them, if any has changed.

@@ -105,6 +105,26 @@ fn the_worker_keeps_memory_for_a_while_after_an_emergency() {
 }
 
 #[test]
+fn an_emergency_keeps_nothing_from_a_toolstack_that_takes_it_away() {
+    booted(&plain(32), 1, |guest| {
+        let _ = guest.hold_out(4 * BLOCK);
+        let ceiling = guest.plan.base - Frames::new(6 * BLOCK);
+        guest.balloon.set_ceiling(ceiling);
+        assert_eq!(guest.balloon.above_ceiling(), Frames::new(2 * BLOCK));
+        let nothing = Deflated { frames: Frames::ZERO, stopped: Some(Reason::Ceiling) };
+        assert_eq!(guest.balloon.deflate_now(Frames::new(1)), nothing);
+        let now = 100 * S;
+        assert_eq!(guest.step(now).outcome, Outcome::Reached);
+        assert_eq!((guest.model.charged(), guest.balloon.above_ceiling()), (ceiling, Frames::ZERO));
+        // Below it, the guest's own wish waits as ever.
+        guest.balloon.set_target(guest.plan.base - Frames::new(8 * BLOCK));
+        let _ = guest.balloon.deflate_now(Frames::new(1));
+        assert_eq!(guest.step(now).outcome, Outcome::Held(Reason::Pressure, now + PRESSURE_HOLD_NS));
+        guest.check();
+    });
+}
+
+#[test]
 fn an_emergency_stops_a_release_that_has_not_left_yet() {
     // While the worker scrubs, somebody runs out of memory.
     type Hook = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
