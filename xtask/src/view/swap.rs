@@ -44,7 +44,9 @@ const LAYERS: [Layer; 3] = [
 const SOMEWHERE: Layer =
     Layer { name: "swap", explained: "pages elsewhere", colour: POOL, of: |sample| sample.swapped_kib };
 
-/// The same for all: what the pool takes.
+/// How wide the line on a layer is.
+const LINE: f64 = 1.5;
+/// What the pool takes.
 const FRAMES: Stroke<'static> = Stroke { colour: POOL, width: 2.0, dashes: "5 3" };
 
 /// The most that a panel of these guests shows, in MiB; `None` if there is nothing to show.
@@ -62,7 +64,9 @@ pub(crate) fn largest(tracks: &[Track]) -> Option<f64> {
 /// Draws one guest's layers into the panel, and what they are into the line above it.
 pub(crate) fn one(svg: &mut Svg, panel: &Panel, track: &Track) {
     let peak = |of: fn(&GuestSample) -> Option<u64>| track.samples.iter().filter_map(of).max().unwrap_or(0);
-    let mut layers: Vec<&Layer> = LAYERS.iter().filter(|layer| peak(layer.of) > 0).collect();
+    // One that is nowhere as thick as a line would only hide the line of the one below it.
+    let seen = |kib: u64| mib(kib) / panel.value.end * panel.height >= LINE;
+    let mut layers: Vec<&Layer> = LAYERS.iter().filter(|layer| seen(peak(layer.of))).collect();
     if layers.is_empty() {
         layers.push(&SOMEWHERE);
     }
@@ -77,7 +81,7 @@ pub(crate) fn one(svg: &mut Svg, panel: &Panel, track: &Track) {
         }
         let top: Vec<(u64, f64)> = band.iter().map(|&(at_ms, _, top)| (at_ms, top)).collect();
         panel.band(svg, &band, layer.colour, 0.35);
-        panel.series(svg, &top, Stroke { colour: layer.colour, width: 1.5, dashes: "" });
+        panel.series(svg, &top, Stroke { colour: layer.colour, width: LINE, dashes: "" });
         legend.entry(svg, Stroke { colour: layer.colour, width: 8.0, dashes: "" }, layer.explained);
         if let Some(&(_, below, top)) = band.last() {
             let text = told(layer.name, top - below, peak(layer.of));
@@ -193,6 +197,8 @@ mod tests {
         }
         assert!(svg.contains(">pool 0, peak 12<") && svg.contains(">memory 0, peak 3.0<"), "{svg}");
         assert!(!svg.contains("hypervisor has"));
+        let thin = drawn(vec![track("ebb", &[(500, 0, None), (500, 1, None)])]);
+        assert!(!thin.contains("pages of one word"), "it would hide the pool's line");
         let three = drawn(vec![track("ebb", &[(1, 1, Some(1)), (1, 1, Some(2))])]);
         assert_eq!(areas(&three).len(), 3);
         assert!(three.contains("pages that the hypervisor has"));
