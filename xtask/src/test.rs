@@ -97,6 +97,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let totals = results.totals(None);
     println!("{totals}");
+    if results.repeated() > 0 {
+        println!("{} asked again, because the emulator broke a guest: docs/testing.md", results.repeated());
+    }
     ensure!(totals.failed == 0, "{} cases failed; the guests' logs are in {}", totals.failed, out.display());
     ensure!(totals.passed > 0, "no case was run");
     Ok(())

@@ -16,4 +16,4 @@ mod session;
 
 pub(crate) use guest::{Ending, Guest, GuestConfig};
 pub(crate) use memory::Look;
-pub(crate) use session::{DOM0_MIB, HostConfig, Session, XEN_MIB};
+pub(crate) use session::{DOM0_MIB, HostConfig, Session, XEN_LOG, XEN_MIB};

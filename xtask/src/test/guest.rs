@@ -46,7 +46,12 @@ pub(crate) enum End {
     Crashed(String),
     /// It was killed at the watch's deadline.
     Killed,
+    /// What runs it broke it, which says nothing of the guest. What shows that.
+    Broken(String),
 }
+
+/// Boots of one shape that may be broken by what runs them. It is a rare defect: who meets it more often has another.
+const MOST_BROKEN: u32 = 3;
 
 /// A case that the image declared.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,7 +188,13 @@ impl Watch {
             End::Stopped => "the guest stopped".to_owned(),
             End::Crashed(why) => format!("the guest crashed ({why})"),
             End::Killed => format!("no progress within its bound of {} s: killed", CASE_BOUND.as_secs()),
+            End::Broken(why) => format!("the emulator broke the guest ({why})"),
         };
+        for (id, outcome, _) in &self.ended {
+            if let Outcome::Failed(why) = outcome {
+                story += &format!("\n{id}: {why}");
+            }
+        }
         if let Some(broken) = &self.broken {
             story = format!("{broken}; {story}");
         }
@@ -238,19 +249,30 @@ pub(crate) fn run(
     // The image knows nothing of prefixes, so it is given a filter only if that decides without one.
     let inner = filter.filter(|_| prefix.is_empty()).or(only);
     let filter_option = inner.map(|filter| format!(" test.filter={filter}")).unwrap_or_default();
+    let mut broken = 0;
     let mut after: Option<String> = None;
     let declared = loop {
         let from = after.as_ref().map(|id| format!(" test.after={id}")).unwrap_or_default();
         let mut watch = Watch::new();
         let end = guest.boot(&format!("loglevel=info{filter_option}{from}"), &mut watch)?;
-        if watch.planned.is_none() {
+        if watch.planned.is_none() && !matches!(end, End::Broken(_)) {
             bail!("{prefix}: the test image did not declare its cases: {}", watch.story(&end));
         }
         let story = watch.story(&end);
+        let last = watch.ended.last().map(|(id, ..)| id.clone());
         for (id, outcome, took) in watch.ended {
             if filter.is_none_or(|filter| named(&id).contains(filter)) {
                 results.add(Case { id: named(&id), rung, outcome, took });
             }
+        }
+        if let End::Broken(why) = &end
+            && broken < MOST_BROKEN
+        {
+            let during = watch.running.map_or_else(|| "between two cases".to_owned(), |(id, _)| id);
+            results.again(rung, &named(&during), why);
+            broken += 1;
+            after = last.or(after);
+            continue;
         }
         if let Some((id, since)) = watch.running {
             if after.as_ref() == Some(&id) {
@@ -277,9 +299,16 @@ pub(crate) fn run(
         if !wanted {
             continue;
         }
-        let begun = Instant::now();
-        let mut watch = Watch::new();
-        let end = guest.boot(&format!("loglevel=info test.solo={}", case.id), &mut watch)?;
+        let (begun, watch, end) = loop {
+            let (begun, mut watch) = (Instant::now(), Watch::new());
+            match guest.boot(&format!("loglevel=info test.solo={}", case.id), &mut watch)? {
+                End::Broken(why) if broken < MOST_BROKEN => {
+                    results.again(rung, &named(&case.id), &why);
+                    broken += 1;
+                }
+                end => break (begun, watch, end),
+            }
+        };
         let outcome = judge_epitaph(case, &watch, &end);
         results.add(Case { id: named(&case.id), rung, outcome, took: begun.elapsed() });
     }
@@ -316,7 +345,9 @@ fn judge_epitaph(case: &Declared, watch: &Watch, end: &End) -> Outcome {
     }
     match end {
         End::Crashed(_) => Outcome::Passed,
-        End::Stopped | End::Killed => wrong("the guest should have ended as crashed".to_owned()),
+        End::Stopped | End::Killed | End::Broken(_) => {
+            wrong("the guest should have ended as crashed".to_owned())
+        }
     }
 }
 
@@ -475,6 +506,64 @@ mod tests {
         ran.unwrap();
         assert_eq!(cases, [("a".into(), false), ("b".into(), true), ("f".into(), true)]);
         assert!(cmdlines[1].contains("test.after=a"));
+    }
+
+    #[test]
+    fn what_the_emulator_broke_is_asked_again_from_where_it_was() {
+        let broken = || End::Broken("RIP: e008".to_owned());
+        let mut first = declare();
+        first.extend(passed("a"));
+        first.push(line("begin", &[("id", &"b")]));
+        let mut second = declare();
+        second.extend(passed("b"));
+        second.push(line("done", &[("ran", &1)]));
+        let fatal = || epitaph("page-fault", "fault::null_read");
+        let good = (fatal(), End::Crashed("status 35".to_owned()));
+        let boots = vec![(first, broken()), (second, End::Stopped), (fatal(), broken()), good];
+        let (ran, cases, cmdlines) = run_script(boots);
+        ran.unwrap();
+        assert_eq!(cases, [("a".into(), true), ("b".into(), true), ("f".into(), true)]);
+        assert!(cmdlines[1].contains("test.after=a"), "{}", cmdlines[1]);
+        assert!(cmdlines[3].contains("test.solo=f"));
+    }
+
+    #[test]
+    fn nor_is_a_boot_that_broke_before_its_plan_the_end() {
+        let fatal = (epitaph("page-fault", "fault::null_read"), End::Crashed(String::new()));
+        let boots = vec![(Vec::new(), End::Broken(String::new())), all_shared_pass(), fatal];
+        let (ran, cases, _) = run_script(boots);
+        ran.unwrap();
+        assert_eq!(cases.len(), 3);
+    }
+
+    #[test]
+    fn what_breaks_every_time_fails() {
+        let during_a = || {
+            let mut lines = declare();
+            lines.push(line("begin", &[("id", &"a")]));
+            (lines, End::Broken("RIP: e008".to_owned()))
+        };
+        let mut rest = declare();
+        rest.extend(passed("b"));
+        rest.push(line("done", &[("ran", &1)]));
+        let fatal = (epitaph("page-fault", "fault::null_read"), End::Crashed(String::new()));
+        let mut boots: Vec<_> = (0..=MOST_BROKEN).map(|_| during_a()).collect();
+        boots.extend([(rest, End::Stopped), fatal]);
+        let (ran, cases, _) = run_script(boots);
+        ran.unwrap();
+        assert_eq!(cases, [("a".into(), false), ("b".into(), true), ("f".into(), true)]);
+    }
+
+    #[test]
+    fn the_story_says_what_failed() {
+        let mut lines = declare();
+        lines.push(line("begin", &[("id", &"f")]));
+        lines.push(line("end", &[("id", &"f"), ("outcome", &"fail"), ("why", &"it was refused")]));
+        let mut watch = Watch::new();
+        for line in lines {
+            assert!(watch.line(&line).is_continue());
+        }
+        assert!(watch.story(&End::Stopped).contains("f: it was refused"));
     }
 
     #[test]

@@ -63,6 +63,8 @@ pub(crate) struct Case {
 #[derive(Debug, Default)]
 pub(crate) struct Results {
     cases: Vec<Case>,
+    /// What was asked again, because the first answer was the emulator's, with that answer.
+    repeated: Vec<(Rung, String, String)>,
     times: Vec<(Rung, Duration)>,
 }
 
@@ -94,6 +96,20 @@ impl Results {
             Outcome::Skipped(why) => println!("skipped {} {}: {why}", case.rung.name(), case.id),
         }
         self.cases.push(case);
+    }
+
+    /// Notes that what is called `id` is asked again: what ended it was not its own doing, and `why` shows that.
+    pub(crate) fn again(&mut self, rung: Rung, id: &str, why: &str) {
+        println!("again   {} {id}", rung.name());
+        for line in why.lines() {
+            println!("        {line}");
+        }
+        self.repeated.push((rung, id.to_owned(), why.to_owned()));
+    }
+
+    /// How much was asked again.
+    pub(crate) fn repeated(&self) -> usize {
+        self.repeated.len()
     }
 
     /// Notes that a rung could not be run to its end.
@@ -137,7 +153,7 @@ impl Results {
         totals
     }
 
-    /// The machine-readable form: `{passed, failed, skipped, rungs: […], cases: […]}`.
+    /// The machine-readable form: `{passed, failed, skipped, rungs: […], cases: […], repeated: […]}`.
     pub(crate) fn to_json(&self) -> serde_json::Value {
         let all = self.totals(None);
         let rungs: Vec<_> = self
@@ -173,9 +189,11 @@ impl Results {
                 value
             })
             .collect();
+        let again = |(rung, id, why): &(Rung, String, String)| serde_json::json!({ "id": id, "rung": rung.name(), "why": why });
+        let repeated: Vec<_> = self.repeated.iter().map(again).collect();
         serde_json::json!({
             "passed": all.passed, "failed": all.failed, "skipped": all.skipped,
-            "rungs": rungs, "cases": cases,
+            "rungs": rungs, "cases": cases, "repeated": repeated,
         })
     }
 }

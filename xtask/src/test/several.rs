@@ -29,7 +29,7 @@ fn go(words: &[&str], image: &Path, out: &Path) -> Result<Summary> {
 }
 
 fn elastic(image: &Path, out: &Path) -> Result<()> {
-    let found = go(&WORDS, image, &out.join("several-elastic"))?;
+    let found = go(&WORDS, image, out)?;
     ensure!(found.ok, "{}", story(&found));
     for guest in &found.guests {
         ensure!(
@@ -49,7 +49,7 @@ fn elastic(image: &Path, out: &Path) -> Result<()> {
 
 fn fixed(image: &Path, out: &Path) -> Result<()> {
     let words: Vec<&str> = WORDS.iter().copied().chain(["--static"]).collect();
-    let found = go(&words, image, &out.join("several-fixed"))?;
+    let found = go(&words, image, out)?;
     ensure!(!found.ok, "it fits: {}", story(&found));
     // The host came up, and it is the guests that found no room.
     let host = host_kib(&found)?;

@@ -38,6 +38,32 @@ pub(crate) fn of(log: &str, domid: u32, built: Option<&Built>) -> String {
     text
 }
 
+/// Whether what [`of`] said was the emulator's doing, and none of the guest's: the vCPU had the code segment and the
+/// instruction pointer of Xen itself. No guest of ours has a segment with that number, and nothing that a guest can do
+/// gives it Xen's: QEMU's nested virtualisation now and then goes on with the hypervisor's code as the guest's.
+pub(crate) fn is_emulators(text: &str) -> bool {
+    const XENS_CODE: &str = "e008";
+    /// The upper half of the addresses where Xen has its code.
+    const XENS_HALF: u64 = 0xFFFF_82D0;
+    text.lines().any(|line| {
+        let segment = line.split_once("RIP:").and_then(|(_, rest)| Some(rest.split_once(':')?.0.trim()));
+        segment == Some(XENS_CODE) && instruction(line).is_some_and(|address| address >> 32 == XENS_HALF)
+    })
+}
+
+/// The same of any guest in `log`: the first whose end was the emulator's doing.
+pub(crate) fn emulators_doing(log: &str) -> Option<String> {
+    let domain = |line: &str| {
+        let said = line.strip_prefix(XEN)?;
+        let digits = said.strip_prefix("Domain ").or_else(|| said.strip_prefix('d'))?;
+        let end = digits.find(|c: char| !c.is_ascii_digit())?;
+        digits.get(..end)?.parse::<u32>().ok()
+    };
+    let mut domains: Vec<u32> = log.lines().filter_map(domain).collect();
+    domains.dedup();
+    domains.into_iter().map(|domid| of(log, domid, None)).find(|text| is_emulators(text))
+}
+
 /// The address in a line like `(XEN) RIP:    0010:[<ffffffff80123456>]`.
 fn instruction(line: &str) -> Option<u64> {
     let (_, rest) = line.strip_prefix(XEN)?.split_once("RIP:")?.1.split_once("[<")?;
@@ -79,6 +105,20 @@ mod tests {
     fn a_guest_that_ended_by_itself_has_none() {
         assert_eq!(of(LOG, 5, None), "");
         assert_eq!(of("", 3, None), "");
+    }
+
+    #[test]
+    fn xens_own_code_in_a_guest_is_the_emulators_doing() {
+        let log = LOG.replace("0008:[<ffffffff80123456>]", "e008:[<ffff82d0402e1a3b>]");
+        assert!(is_emulators(&of(&log, 3, None)));
+        // Each half of the evidence alone is a fault of the guest.
+        assert!(!is_emulators(&of(LOG, 3, None)));
+        assert!(!is_emulators(&of(&log.replace("e008:", "0008:"), 3, None)));
+        assert!(!is_emulators(&of(&LOG.replace("0008:[", "e008:["), 3, None)));
+        // And another domain's fate is not this one's.
+        assert!(!is_emulators(&of(&log, 4, None)));
+        assert!(emulators_doing(&log).is_some_and(|text| text.contains("d3v1")));
+        assert_eq!(emulators_doing(LOG), None);
     }
 
     #[test]

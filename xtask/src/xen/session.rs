@@ -33,7 +33,7 @@ const OFF_BOUND: Duration = Duration::from_secs(60);
 /// How long a look at what Xen knows may take.
 const LOOK_BOUND: Duration = Duration::from_secs(60);
 /// Xen's and dom0's console in the output directory.
-const XEN_LOG: &str = "xen.log";
+pub(crate) const XEN_LOG: &str = "xen.log";
 /// QEMU's own messages there.
 const QEMU_LOG: &str = "qemu.log";
 /// How the directories of [`Work`] begin; the process's number follows.
