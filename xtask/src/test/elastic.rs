@@ -329,5 +329,20 @@ fn memory_taken_away(session: &Session) -> Result<()> {
     }
     let last = samples(&said, seen).last().context("there is a sample")?;
     ensure!(last.number("errors") == Some(0), "{last:?}");
+    // Operators see it, too: published every two seconds, and on the console.
+    let deadline = Instant::now() + BOUND;
+    for (node, wanted) in [("swapped-kib", "0"), ("pool-kib", "0")] {
+        while read_node(session, &guest, &format!("data/ebb/state/{node}")).ok().as_deref() != Some(wanted) {
+            ensure!(Instant::now() < deadline, "it does not publish {node} {wanted}:\n{}", said.text);
+            let seen = said.records.len();
+            let _ended = listen(&mut guest, &mut said, |said| said.records.len() > seen)?;
+        }
+    }
+    let tty = format!("$(xenstore-read /local/domain/{}/console/tty)", guest.domid());
+    session.exec(&format!("printf 'stats\\n' >{tty}"), COMMAND_BOUND)?.success()?;
+    let told = |said: &Said| said.text.contains("swapped_kib 0\n") && said.text.contains("swap_home ");
+    if let Some(ending) = listen(&mut guest, &mut said, told)? {
+        bail!("it ended as {ending:?} and told no figures:\n{}", said.text);
+    }
     stop(guest, said)
 }
