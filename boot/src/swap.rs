@@ -197,10 +197,10 @@ fn step(machine: &Machine) -> Next {
     }
 }
 
-/// Pages come home until `target` are left out, while more than the high watermark is free.
-pub(crate) fn shrink(machine: &Machine, target: Frames) -> Frames {
+/// Pages come home until `target` are left out or `most` have come, while more than the high watermark is free.
+pub(crate) fn shrink(machine: &Machine, target: Frames, most: Frames) -> Frames {
     let paged = machine.paged();
-    let most = paged.stats().swapped.saturating_sub(target);
+    let most = paged.stats().swapped.saturating_sub(target).min(most);
     let home = paged.bring_home(most, || {
         let stats = machine.frames().stats();
         stats.available() > stats.watermarks.high

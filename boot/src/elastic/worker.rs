@@ -22,8 +22,8 @@ static WORKER: Once<Worker<Kernel>> = Once::new();
 /// The toolstack's target or a tunable has changed since the worker looked last.
 static CHANGED: AtomicBool = AtomicBool::new(false);
 
-/// Frames made free at a time for a toolstack that takes memory away: a block, before the balloon takes what there is.
-const ROOM_STEP: Frames = Frames::new(BLOCK_FRAMES);
+/// Pages that go out or come home in one step: between two, the balloon takes what came free, and the toolstack is heard.
+const SWAP_STEP: Frames = Frames::new(BLOCK_FRAMES);
 
 /// What the worker has and shares with the store's consumers.
 #[derive(Debug)]
@@ -152,11 +152,13 @@ struct Steps {
     held: Option<Outcome>,
     /// No page would leave any more: none is tried again before the next decision.
     fruitless: bool,
+    /// How many pages the last decision leaves out, until the others are home.
+    stay_out: Option<Frames>,
 }
 
 impl Steps {
     fn new(shared: &'static Shared) -> Self {
-        Self { shared, daemon: Daemon::new(), generation: None, held: None, fruitless: false }
+        Self { shared, daemon: Daemon::new(), generation: None, held: None, fruitless: false, stay_out: None }
     }
 
     fn step(&mut self) -> Next {
@@ -180,8 +182,8 @@ impl Steps {
             self.swap(decision);
             self.fruitless = false;
         }
-        if self.make_room(progress.in_use) {
-            // For the balloon, before others have it.
+        // What came free is for the balloon, before others have it; and nobody waits until all are home.
+        if self.make_room(progress.in_use) || self.bring_home() {
             return Next::After(0);
         }
         match progress.next_ns {
@@ -191,17 +193,31 @@ impl Steps {
     }
 
     /// Does the decision's part that concerns swap.
-    fn swap(&self, decision: &Decision) {
+    fn swap(&mut self, decision: &Decision) {
         let machine = self.shared.machine;
         if decision.evict_frames > 0 && tunables().is_on(Id::SwapEvict) {
             let outcome = machine.paged().reclaim(Frames::new(decision.evict_frames));
             log::debug!("reclaim: {} of {} frames evicted", outcome.freed.get(), decision.evict_frames);
         }
-        if let Action::Shrink { to_frames } = decision.shrink {
-            let home = swap::shrink(machine, Frames::new(to_frames));
-            log::debug!("selfshrink: {} frames came home, {to_frames} are to stay out", home.get());
+        match decision.shrink {
+            Action::Shrink { to_frames } => self.stay_out = Some(Frames::new(to_frames)),
+            // There may have been more than an interval's worth of them.
+            Action::Wait { .. } => {}
+            // Memory has run short meanwhile, or pages leave again.
+            _ => self.stay_out = None,
         }
         swap::wake();
+    }
+
+    /// Brings some of the pages home that the last decision wants home. Says whether there may be more of them.
+    fn bring_home(&mut self) -> bool {
+        let Some(target) = self.stay_out else { return false };
+        let home = swap::shrink(self.shared.machine, target, SWAP_STEP);
+        log::debug!("selfshrink: {} frames came home, {} are to stay out", home.get(), target.get());
+        if home < SWAP_STEP {
+            self.stay_out = None;
+        }
+        self.stay_out.is_some()
     }
 
     /// Has pages leave where the toolstack takes away memory that is in use, a part of it at a time. Says whether memory
@@ -210,9 +226,9 @@ impl Steps {
         if in_use == Frames::ZERO || self.fruitless || !tunables().is_on(Id::SwapEvict) {
             return false;
         }
-        let outcome = self.shared.machine.paged().reclaim(in_use.min(ROOM_STEP));
-        self.fruitless = outcome.freed == Frames::ZERO;
-        !self.fruitless
+        let outcome = self.shared.machine.paged().reclaim(in_use.min(SWAP_STEP));
+        self.fruitless = outcome.freed == Frames::ZERO && !outcome.busy;
+        outcome.freed > Frames::ZERO
     }
 
     /// Hands the tunables to those who obey them, if any has changed.
