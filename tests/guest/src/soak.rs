@@ -201,10 +201,6 @@ fn settle(machine: &'static Machine, mut right: impl FnMut() -> Result<(), Not>)
 
 case!("soak.frames_heap_threads_and_references", |machine| {
     let wish = Wish::read(machine.boot_info().command_line());
-    if wish.soak_s.is_none() && machine.hypervisor().is_some() {
-        // Under nested emulation it meets the emulator's own defects sooner than ours: see `docs/testing.md`.
-        return Err(Not::Skipped("on Xen it runs when it is asked for: --soak-s".into()));
-    }
     // The first time, tables and stacks grow that stay.
     soak(machine, 1)?;
     let clean = Clean::begin();
