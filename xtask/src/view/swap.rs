@@ -42,7 +42,7 @@ const LAYERS: [Layer; 3] = [
 
 /// Where a guest that does not say has its pages.
 const SOMEWHERE: Layer =
-    Layer { name: "swap", explained: "pages elsewhere", colour: POOL, of: |sample| sample.swapped_kib };
+    Layer { name: "swap", explained: "pages in swap", colour: POOL, of: |sample| sample.swapped_kib };
 
 /// How wide the line on a layer is.
 const LINE: f64 = 1.5;
@@ -105,7 +105,7 @@ pub(crate) fn several<'t>(
     panel: &Panel,
     tracks: impl Iterator<Item = (&'t Track, &'static str)>,
 ) {
-    Legend::above(panel).entry(svg, Stroke { colour: INK, width: 1.5, dashes: "" }, "pages elsewhere");
+    Legend::above(panel).entry(svg, Stroke { colour: INK, width: 1.5, dashes: "" }, "pages in swap");
     let mut labels = Vec::new();
     for (track, colour) in tracks.filter(|(track, _)| track.has_swapped()) {
         let point = |sample: &GuestSample| Some((sample.at_ms, mib(sample.swapped_kib?)));
@@ -176,7 +176,7 @@ mod tests {
             sample.swap = Swap::default();
         }
         assert_eq!(idle.replace("idle", "old"), drawn(vec![old]));
-        for word in ["pool", "same-filled", "tmem", "elsewhere"] {
+        for word in ["pool", "same-filled", "tmem", "in swap"] {
             assert!(!idle.contains(word), "{word}");
         }
     }
@@ -212,7 +212,7 @@ mod tests {
         }
         let svg = drawn(vec![old]);
         assert_eq!(areas(&svg).len(), 1);
-        assert!(svg.contains(">pages elsewhere<") && svg.contains(">swap 18, peak 18<"), "{svg}");
+        assert!(svg.contains(">pages in swap<") && svg.contains(">swap 18, peak 18<"), "{svg}");
         assert!(!svg.contains("pool"));
     }
 
@@ -222,6 +222,6 @@ mod tests {
         let svg = drawn(vec![track("busy", &[(20, 0, None), (12, 6, None)]), idle.clone()]);
         assert!(svg.contains(">busy 18, peak 20<"), "{svg}");
         assert!(!svg.contains("idle 0, peak"));
-        assert!(!drawn(vec![idle.clone(), idle]).contains("elsewhere"));
+        assert!(!drawn(vec![idle.clone(), idle]).contains("in swap"));
     }
 }
