@@ -6,14 +6,14 @@
 #![expect(unsafe_code, reason = "the global allocator")]
 
 use crate::frames::{KernelFrames, KernelLocks};
-use crate::{relief, space};
+use crate::{platform, reclaim, relief, space};
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use ebb::arch::layout::{HEAP, direct_map};
 use ebb::boot_info::RamMap;
 use ebb::mm::frame::{AllocError, Extent, Request, Use};
-use ebb::mm::heap::{Arena, Extents, FromFrames, Heap, SharedHeap};
+use ebb::mm::heap::{Arena, Extents, FromFrames, Heap, HeapError, SharedHeap};
 use ebb::units::{FRAME_SIZE, FrameRange, Frames, Order, VcpuId};
 use linked_list_allocator::Heap as Holes;
 use spin::mutex::SpinMutex;
@@ -86,12 +86,31 @@ static KERNEL_HEAP: KernelHeap = KernelHeap {
     second: Once::new(),
 };
 
+/// Allocates from the second stage. Its lock opens before anybody waits for memory.
+fn second_stage(second: &Second, layout: Layout) -> *mut u8 {
+    let mut tries = 0;
+    loop {
+        match second.with(|heap| heap.allocate(layout)) {
+            Ok(memory) => {
+                // The reserve may have been used.
+                reclaim::pass_on_calls(platform::may_block);
+                return memory.as_ptr();
+            }
+            Err(HeapError::NoFrames(_)) if tries < relief::MOST_TRIES => {}
+            Err(_) => return core::ptr::null_mut(),
+        }
+        tries += 1;
+        if !relief::wait(Frames::new(layout.size().div_ceil(FRAME_SIZE) as u64)) {
+            return core::ptr::null_mut();
+        }
+    }
+}
+
 // SAFETY: each stage hands out disjoint blocks of memory that is its own, and takes back only those.
 unsafe impl GlobalAlloc for KernelHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match self.second.get() {
-            // SAFETY: the caller's promise, unchanged.
-            Some(second) => unsafe { second.alloc(layout) },
+            Some(second) => second_stage(second, layout),
             None => without_interrupts(|| self.first.lock().allocate_first_fit(layout))
                 .map_or(core::ptr::null_mut(), NonNull::as_ptr),
         }

@@ -3,7 +3,7 @@
 use super::{KernelBalloon, SCRATCH, URGENT, stalls, store};
 use crate::platform::{Kernel, Mutex};
 use crate::tunables::tunables;
-use crate::{Domain, Machine, cpus, swap};
+use crate::{Domain, Machine, cpus, reclaim, swap};
 use core::sync::atomic::{AtomicBool, Ordering};
 use ebb::balloon::toolstack::TargetRule;
 use ebb::balloon::{Budget, Evacuate, Outcome, StartPlan};
@@ -194,9 +194,8 @@ impl Steps {
 
     /// Does the decision's part that concerns swap.
     fn swap(&mut self, decision: &Decision) {
-        let machine = self.shared.machine;
         if decision.evict_frames > 0 && tunables().is_on(Id::SwapEvict) {
-            let outcome = machine.paged().reclaim(Frames::new(decision.evict_frames));
+            let outcome = reclaim::reclaim(Frames::new(decision.evict_frames));
             log::debug!("reclaim: {} of {} frames evicted", outcome.freed.get(), decision.evict_frames);
         }
         match decision.shrink {
@@ -206,7 +205,7 @@ impl Steps {
             // Memory has run short meanwhile, or pages leave again.
             _ => self.stay_out = None,
         }
-        swap::wake();
+        reclaim::wake();
     }
 
     /// Brings some of the pages home that the last decision wants home. Says whether there may be more of them.
@@ -226,7 +225,7 @@ impl Steps {
         if in_use == Frames::ZERO || self.fruitless || !tunables().is_on(Id::SwapEvict) {
             return false;
         }
-        let outcome = self.shared.machine.paged().reclaim(in_use.min(SWAP_STEP));
+        let outcome = reclaim::reclaim(in_use.min(SWAP_STEP));
         self.fruitless = outcome.freed == Frames::ZERO && !outcome.busy;
         outcome.freed > Frames::ZERO
     }
