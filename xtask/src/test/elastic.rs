@@ -289,6 +289,7 @@ fn after_a_spike(session: &Session) -> Result<()> {
         bail!("it ended as {ending:?} before all were home:\n{}", said.text);
     }
     let sample = said.records.last().context("there is a sample")?;
+    ensure!(number(sample, "live_kib") == 24 * MIB, "all are gone, and not home: {sample:?}");
     let home = number(sample, "swap_home");
     ensure!(home > HOME, "of the pages that came home {home} were brought: {sample:?}");
     for tier in ["same_kib", "pool_kib"] {
