@@ -101,8 +101,8 @@ fn cpu(machine: &Machine) -> VcpuId {
     VcpuId::new(machine.cpus().this().get() as u32)
 }
 
-/// Frames that a case of exhaustion has: 20 MiB.
-const LEFT: u64 = 20 * 256;
+/// Frames that a case of exhaustion has: 12 MiB.
+const LEFT: u64 = 12 * 256;
 
 fn consistent(machine: &'static Machine) -> Result<(), Not> {
     machine.paged().validate().map_err(|error| failed("the books of paged memory")(&error))?;
