@@ -8,7 +8,7 @@
 //! | selfballooning's worker | its policy wants idle pages out |
 //!
 //! **No recursion.** Taking pages out needs some memory itself: frames of the pool, and books. These come from the frame
-//! allocator's reserve, and a thread that is at it does not begin again when it needs some: it is marked ([`Mark`]).
+//! allocator's reserve, and a thread that is at it does not begin again when it needs some: it is marked (`Mark`).
 
 use crate::platform::{self, Kernel};
 use crate::tunables::tunables;

@@ -264,7 +264,7 @@ fn after_a_spike(session: &Session) -> Result<()> {
     // Seconds, MiB, touches per second. The guest may have 64 MiB; it is idle before and after.
     let trace = "0 24 0\\n4 104 4000\\n10 24 0\\n34 24 0\\n";
     session.exec(&format!("printf '{trace}' >{TRACE}"), COMMAND_BOUND)?.success()?;
-    let cmdline = "tmem.frontswap=1 swap.commit_percent=150 workload=trace sample_ms=250 \
+    let cmdline = "swap.commit_percent=150 workload=trace sample_ms=250 \
                    selfballoon.selfballoon_interval=1 selfballoon.selfballoon_downhysteresis=1 \
                    selfballoon.frontswap_hysteresis=2 selfballoon.frontswap_inertia=1";
     let mut guest = session.create(&GuestConfig {
@@ -305,7 +305,7 @@ fn after_a_spike(session: &Session) -> Result<()> {
 
 /// The operator takes away memory that is in use, and later gives it back.
 fn memory_taken_away(session: &Session) -> Result<()> {
-    let cmdline = "tmem.frontswap=1 workload=hog workload.size_mib=80 workload.rate=1000 workload.seconds=0 \
+    let cmdline = "workload=hog workload.size_mib=80 workload.rate=1000 workload.seconds=0 \
                    sample_ms=250 selfballoon.selfballoon_interval=1 selfballoon.frontswap_hysteresis=2 \
                    selfballoon.frontswap_inertia=1";
     let (mut guest, mut said) = start(session, "taken", (128, 128), cmdline)?;
