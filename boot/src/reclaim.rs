@@ -8,7 +8,8 @@
 //! | selfballooning's worker | its policy wants idle pages out |
 //!
 //! **No recursion.** Taking pages out needs some memory itself: frames of the pool, and books. These come from the frame
-//! allocator's reserve, and a thread that is at it does not begin again when it needs some: it is marked ([`Mark`]).
+//! allocator's reserve, of which other allocations leave at least half, and a thread that is at it does not begin again
+//! when it needs some: it is marked ([`Mark`]).
 
 use crate::platform::{self, Kernel};
 use crate::tunables::tunables;
@@ -41,14 +42,20 @@ struct Mark(&'static AtomicU32);
 impl Mark {
     /// The running thread's mark. `None` if it has one already, or if there are none left. For threads.
     fn set() -> Option<Self> {
-        let mine = platform::threads().current().index() + 1;
-        if MARKS.iter().any(|mark| mark.load(Ordering::Relaxed) == mine) {
+        if is_reclaiming() {
             return None;
         }
+        let mine = platform::threads().current().index() + 1;
         let take =
             |mark: &&AtomicU32| mark.compare_exchange(0, mine, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         MARKS.iter().find(take).map(Self)
     }
+}
+
+/// Whether the running thread is reclaiming. For threads.
+pub(crate) fn is_reclaiming() -> bool {
+    let mine = platform::threads().current().index() + 1;
+    MARKS.iter().any(|mark| mark.load(Ordering::Relaxed) == mine)
 }
 
 impl Drop for Mark {
