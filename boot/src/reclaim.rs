@@ -9,7 +9,7 @@
 //!
 //! **No recursion.** Taking pages out needs some memory itself: frames of the pool, and books. These come from the frame
 //! allocator's reserve, of which other allocations leave at least half, and a thread that is at it does not begin again
-//! when it needs some: it is marked ([`Mark`]).
+//! when it needs some: it is marked.
 
 use crate::platform::{self, Kernel};
 use crate::tunables::tunables;
