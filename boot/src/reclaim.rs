@@ -33,18 +33,15 @@ static CALL: AtomicBool = AtomicBool::new(false);
 static DIRECT: AtomicU64 = AtomicU64::new(0);
 static DIRECT_NS: AtomicU64 = AtomicU64::new(0);
 
-/// Numbers of the threads that are reclaiming, plus 1.
+/// Numbers of the threads that are reclaiming, plus 1. More than can evict at a time.
 static MARKS: [AtomicU32; 64] = [const { AtomicU32::new(0) }; 64];
 
 /// The running thread is reclaiming while this lives.
 struct Mark(&'static AtomicU32);
 
 impl Mark {
-    /// The running thread's mark. `None` if it has one already, or if there are none left. For threads.
+    /// Marks the running thread. `None` if there are no marks left. For threads.
     fn set() -> Option<Self> {
-        if is_reclaiming() {
-            return None;
-        }
         let mine = platform::threads().current().index() + 1;
         let take =
             |mark: &&AtomicU32| mark.compare_exchange(0, mine, Ordering::Relaxed, Ordering::Relaxed).is_ok();
@@ -78,9 +75,12 @@ pub(crate) fn start(machine: &'static Machine) {
 /// [`Paged::reclaim`](ebb::mm::paged::Paged::reclaim). Does nothing for one who is at it already. For threads that may
 /// block.
 pub fn reclaim(want: Frames) -> Reclaimed {
+    if is_reclaiming() {
+        return Reclaimed::default();
+    }
     match Mark::set() {
         Some(_mark) => paged::get().reclaim(want),
-        None => Reclaimed::default(),
+        None => Reclaimed { busy: true, ..Reclaimed::default() },
     }
 }
 
