@@ -144,6 +144,21 @@ struct Domain<'s> {
     boots: u32,
 }
 
+impl Domain<'_> {
+    /// Where the vCPUs of domain `domid` are, from Xen's own books; a line for each.
+    fn whereabouts(&self, domid: u32) -> String {
+        let log = || {
+            String::from_utf8_lossy(&std::fs::read(self.session.xen_log()).unwrap_or_default()).into_owned()
+        };
+        let before = log().len();
+        // Xen writes them to its console, which takes a moment.
+        match self.session.exec("xl debug-keys v && sleep 1", system::COMMAND_BOUND) {
+            Ok(_) => fate::whereabouts(log().get(before..).unwrap_or_default(), domid, self.tests),
+            Err(error) => format!("where it is, dom0 does not tell: {error:#}"),
+        }
+    }
+}
+
 impl Guest for Domain<'_> {
     fn boot(&mut self, cmdline: &str, watch: &mut Watch) -> Result<End> {
         self.boots += 1;
@@ -160,7 +175,9 @@ impl Guest for Domain<'_> {
         })?;
         let end = loop {
             match guest.next(watch.deadline())? {
-                Event::Line(line) if watch.line(&line.bytes).is_break() => break End::Killed,
+                Event::Line(line) if watch.line(&line.bytes).is_break() => {
+                    break End::Killed(String::new());
+                }
                 Event::Line(_) | Event::Interrupted => {}
                 Event::Ended(Ending::Poweroff) => break End::Stopped,
                 Event::Ended(other) => {
@@ -174,7 +191,7 @@ impl Guest for Domain<'_> {
                         if fate.is_empty() { "" } else { "; " }
                     ));
                 }
-                Event::Deadline => break End::Killed,
+                Event::Deadline => break End::Killed(self.whereabouts(guest.domid())),
             }
         };
         guest.destroy()?;
