@@ -199,7 +199,7 @@ case!("reclaim.without_eviction_exhaustion_is_a_value", |machine| {
 
 case!("reclaim.cpus_use_what_others_take_away", |machine| {
     const PAGES: u64 = 600;
-    const ROUNDS: u64 = 12;
+    const ROUNDS: u64 = 6;
     swaps(machine)?;
     let paged = machine.paged();
     let region = beyond_memory(machine, PAGES)?;
