@@ -8,7 +8,8 @@
 //! | selfballooning's worker | its policy wants idle pages out |
 //!
 //! **No recursion.** Taking pages out needs some memory itself: frames of the pool, and books. These come from the frame
-//! allocator's reserve, and a thread that is at it does not begin again when it needs some: it is marked ([`Mark`]).
+//! allocator's reserve, of which other allocations leave at least half, and a thread that is at it does not begin again
+//! when it needs some: it is marked.
 
 use crate::platform::{self, Kernel};
 use crate::tunables::tunables;
@@ -32,23 +33,26 @@ static CALL: AtomicBool = AtomicBool::new(false);
 static DIRECT: AtomicU64 = AtomicU64::new(0);
 static DIRECT_NS: AtomicU64 = AtomicU64::new(0);
 
-/// Numbers of the threads that are reclaiming, plus 1.
+/// Numbers of the threads that are reclaiming, plus 1. More than can evict at a time.
 static MARKS: [AtomicU32; 64] = [const { AtomicU32::new(0) }; 64];
 
 /// The running thread is reclaiming while this lives.
 struct Mark(&'static AtomicU32);
 
 impl Mark {
-    /// The running thread's mark. `None` if it has one already, or if there are none left. For threads.
+    /// Marks the running thread. `None` if there are no marks left. For threads.
     fn set() -> Option<Self> {
         let mine = platform::threads().current().index() + 1;
-        if MARKS.iter().any(|mark| mark.load(Ordering::Relaxed) == mine) {
-            return None;
-        }
         let take =
             |mark: &&AtomicU32| mark.compare_exchange(0, mine, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         MARKS.iter().find(take).map(Self)
     }
+}
+
+/// Whether the running thread is reclaiming. For threads.
+pub(crate) fn is_reclaiming() -> bool {
+    let mine = platform::threads().current().index() + 1;
+    MARKS.iter().any(|mark| mark.load(Ordering::Relaxed) == mine)
 }
 
 impl Drop for Mark {
@@ -71,9 +75,12 @@ pub(crate) fn start(machine: &'static Machine) {
 /// [`Paged::reclaim`](ebb::mm::paged::Paged::reclaim). Does nothing for one who is at it already. For threads that may
 /// block.
 pub fn reclaim(want: Frames) -> Reclaimed {
+    if is_reclaiming() {
+        return Reclaimed::default();
+    }
     match Mark::set() {
         Some(_mark) => paged::get().reclaim(want),
-        None => Reclaimed::default(),
+        None => Reclaimed { busy: true, ..Reclaimed::default() },
     }
 }
 
@@ -123,7 +130,9 @@ fn step(machine: &Machine) -> Next {
     let stats = machine.frames().stats();
     let missing = stats.watermarks.high.saturating_sub(stats.available());
     if missing == Frames::ZERO {
-        return if swap::make_room(machine) { Next::After(0) } else { Next::Idle };
+        // What the balloon is to have is no room for pages.
+        let moved = !elastic::wants_memory() && swap::make_room(machine);
+        return if moved { Next::After(0) } else { Next::Idle };
     }
     if !tunables().is_on(Id::SwapEvict) {
         return Next::Idle;

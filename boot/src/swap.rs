@@ -15,6 +15,7 @@ use crate::{Machine, paged, reclaim, tmem};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
 use ebb::mm::frame::AllocError;
 use ebb::mm::pool_frames::DirectFrames;
 use ebb::swap::cold;
@@ -43,6 +44,8 @@ struct Parts {
 }
 
 static PARTS: Once<Parts> = Once::new();
+/// Pages that self-shrinking has brought home.
+static HOME: AtomicU64 = AtomicU64::new(0);
 
 /// Why there is no swap.
 #[derive(Debug)]
@@ -145,14 +148,16 @@ pub(crate) fn promise(most: Frames) -> Frames {
     Frames::new(share.min(parts.slots))
 }
 
-/// Pages come home until `target` are left out, while more than the high watermark is free.
-pub(crate) fn shrink(machine: &Machine, target: Frames) -> Frames {
+/// Pages come home until `target` are left out or `most` have come, while more than the high watermark is free.
+pub(crate) fn shrink(machine: &Machine, target: Frames, most: Frames) -> Frames {
     let paged = machine.paged();
-    let most = paged.stats().swapped.saturating_sub(target);
-    paged.bring_home(most, || {
+    let most = paged.stats().swapped.saturating_sub(target).min(most);
+    let home = paged.bring_home(most, || {
         let stats = machine.frames().stats();
         stats.available() > stats.watermarks.high
-    })
+    });
+    HOME.fetch_add(home.get(), Ordering::Relaxed);
+    home
 }
 
 /// Makes room in a pool that is above its high mark: cold pages come home, as long as that leaves twice the high watermark
@@ -219,6 +224,10 @@ pub struct SwapFigures {
     pub same: u64,
     /// The compressed pool.
     pub pool: PoolStats,
+    /// Pages that the hypervisor's tmem has; `None` where it is no tier.
+    pub tmem: Option<u64>,
+    /// Pages that self-shrinking has brought home.
+    pub home: u64,
 }
 
 /// Looks; `None` without swap. For threads.
@@ -229,6 +238,8 @@ pub fn figures() -> Option<SwapFigures> {
         counters: parts.frontswap.counters(),
         same: parts.same.pages(),
         pool: parts.pool.pool().stats(),
+        tmem: None,
+        home: HOME.load(Ordering::Relaxed),
     })
 }
 

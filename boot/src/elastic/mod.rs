@@ -205,6 +205,11 @@ fn deflate(balloon: &KernelBalloon, wanted: Frames) -> Deflated {
     deflated
 }
 
+/// Whether the balloon is to take memory that it does not have yet.
+pub(crate) fn wants_memory() -> bool {
+    BALLOON.get().is_some_and(|balloon| balloon.target() < balloon.reservation())
+}
+
 /// Whether memory can be expected from the balloon, as far as is known: there is some in it, the toolstack allows more, and
 /// nobody has been refused since some came last.
 pub(crate) fn can_bring() -> bool {

@@ -10,6 +10,7 @@ use alloc::{format, string::String};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use ebb::mm::frame::{Contents, Extent, Request, Use};
 use ebb::mm::paged::{Charge, FaultError, PopulateError, Region};
+use ebb::smp::CpuId;
 use ebb::units::{BLOCK_FRAMES, FRAME_SIZE, Frames, Order, VcpuId};
 use ebb_boot::cases::Not;
 use ebb_boot::reclaim::reclaim;
@@ -198,7 +199,7 @@ case!("reclaim.without_eviction_exhaustion_is_a_value", |machine| {
 
 case!("reclaim.cpus_use_what_others_take_away", |machine| {
     const PAGES: u64 = 600;
-    const ROUNDS: u64 = 12;
+    const ROUNDS: u64 = 6;
     swaps(machine)?;
     let paged = machine.paged();
     let region = beyond_memory(machine, PAGES)?;
@@ -238,6 +239,8 @@ case!("reclaim.kernel_allocations_have_pages_leave", |machine| {
         Err(PopulateError::Page(page, FaultError::NoFrame(_))) => page,
         other => return Err(format!("there is as much as there is: {other:?}").into()),
     };
+    // What leaves needs frames of the pool, which are in the reserve.
+    (0..filled).for_each(|page| fill(start, page, 5));
     // More than the reserve.
     let bytes = machine.frames().stats().watermarks.min.get() as usize * FRAME_SIZE * 3 / 2;
     let allocate = || {
@@ -249,11 +252,11 @@ case!("reclaim.kernel_allocations_have_pages_leave", |machine| {
     let memory = allocate().map_err(|error| failed("memory for the heap")(&error))?;
     ensure(paged.stats().swap_outs > before.swap_outs, "no page has left for it")?;
     drop(memory);
-    // Threads that may not block get what there is, or nothing; and nobody is waited for.
+    // Who may not block gets what there is, or nothing, and waits for nobody.
     let unblocking = without_blocking(allocate);
     ensure(unblocking, "what was given back cannot be had again")?;
     for page in (0..filled).step_by(50) {
-        same("a page of zeros", word(start, page, 7).load(Ordering::Relaxed), 0)?;
+        check(start, page, 5)?;
     }
     paged.release(region);
     settled(machine)
@@ -265,29 +268,59 @@ fn without_blocking<T, E>(allocate: impl FnOnce() -> Result<T, E>) -> bool {
     allocate().is_ok()
 }
 
-/// What a thread of the race does until it is told to stop, again and again; it answers how often, or what is wrong.
-type Role = Thread<Result<u64, String>>;
-
-/// Begins a thread of the race.
-fn role(
-    begin: impl FnOnce(&'static str) -> Result<Role, Not>,
-    name: &'static str,
-    all: &mut Vec<(&'static str, Role)>,
-) -> Result<(), Not> {
-    all.push((name, begin(name)?));
-    Ok(())
+/// Threads that each do their part again and again, until all are told to stop.
+struct Race {
+    stop: Arc<AtomicBool>,
+    threads: Vec<(&'static str, Thread<Result<u64, String>>)>,
 }
 
-/// Repeats until told to stop, and yields in between.
-fn until_stopped(stop: &AtomicBool, mut step: impl FnMut(u64) -> Result<(), String>) -> Result<u64, String> {
-    let mut rounds = 0;
-    // On a busy host each is at work once in any case.
-    while rounds == 0 || !stop.load(Ordering::Relaxed) {
-        step(rounds)?;
-        rounds += 1;
-        threads().yield_now();
+impl Race {
+    fn new() -> Self {
+        Self { stop: Arc::new(AtomicBool::new(false)), threads: Vec::new() }
     }
-    Ok(rounds)
+
+    /// One more thread, on `cpu` or anywhere. `step` is told how often it was called before.
+    fn join_in(
+        &mut self,
+        name: &'static str,
+        cpu: Option<CpuId>,
+        mut step: impl FnMut(u64) -> Result<(), String> + Send + 'static,
+    ) -> Result<(), Not> {
+        let stop = Arc::clone(&self.stop);
+        let part = move || {
+            let mut rounds = 0;
+            // On a busy host each is at work once in any case.
+            while rounds == 0 || !stop.load(Ordering::Relaxed) {
+                step(rounds)?;
+                rounds += 1;
+                threads().yield_now();
+            }
+            Ok(rounds)
+        };
+        let thread = match cpu {
+            Some(cpu) => spawn_on(cpu, name, part),
+            None => spawn(name, part),
+        };
+        self.threads.push((name, thread?));
+        Ok(())
+    }
+
+    /// Has all of them stop, and waits for that.
+    fn end(mut self) -> Result<(), Not> {
+        self.stop.store(true, Ordering::Relaxed);
+        let ended: Vec<_> = self.threads.drain(..).map(|(name, thread)| (name, thread.join())).collect();
+        for (name, result) in ended {
+            let rounds = result.map_err(|wrong| Not::Failed(format!("{name}: {wrong}")))?;
+            log::info!("{name}: {rounds} rounds");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Race {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
 }
 
 /// How long the race lasts.
@@ -302,69 +335,48 @@ case!("reclaim.faults_reclaim_shrink_release_and_swapoff_at_once", |machine| {
     let before = paged.stats();
     let shared = beyond_memory(machine, SHARED)?;
     let start = shared.address() as usize;
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut all = Vec::new();
+    let offs = Arc::new(AtomicU64::new(0));
+    let mut race = Race::new();
     for cpu in machine.cpus().online().iter() {
         let number = cpu.get() as u64;
-        // Faults: each CPU has a word of its own in pages that all use. A write to an old copy is lost.
-        let told = Arc::clone(&stop);
-        let user = move || {
-            until_stopped(&told, |round| {
-                for page in 0..SHARED {
-                    let found = word(start, page, 8 + number).fetch_add(1, Ordering::Relaxed);
-                    if found != round {
-                        return Err(format!("cpu {number}, page {page}: {found} in round {round}"));
-                    }
+        // Each CPU has a word of its own in pages that all use. A write to an old copy is lost.
+        race.join_in("faults", Some(cpu), move |round| {
+            for page in 0..SHARED {
+                let found = word(start, page, 8 + number).fetch_add(1, Ordering::Relaxed);
+                if found != round {
+                    return Err(format!("cpu {number}, page {page}: {found} in round {round}"));
                 }
-                Ok(())
-            })
-        };
-        role(|name| spawn_on(cpu, name, user), "user", &mut all)?;
-        // Releases: regions with every word known come and go, with some of their pages out.
-        let told = Arc::clone(&stop);
-        let renter = move || until_stopped(&told, |round| rent(machine, number << 32 | round));
-        role(|name| spawn_on(cpu, name, renter), "renter", &mut all)?;
-        // Reclaim.
-        let told = Arc::clone(&stop);
-        let evictor = move || {
-            until_stopped(&told, |round| {
-                let _ = reclaim(Frames::new(1 + (round * 37 + number) % 200));
-                Ok(())
-            })
-        };
-        role(|name| spawn_on(cpu, name, evictor), "evictor", &mut all)?;
-    }
-    // Shrink: some come home.
-    let told = Arc::clone(&stop);
-    let shrinker = move || {
-        until_stopped(&told, |round| {
-            paged.bring_home(Frames::new(1 + round * 11 % 90), || true);
-            Ok(())
-        })
-    };
-    role(|name| spawn(name, shrinker), "shrinker", &mut all)?;
-    // Swapoff: all come home, frontswap is torn down and set up again.
-    let told = Arc::clone(&stop);
-    let switcher = move || {
-        until_stopped(&told, |_| {
-            if swap::off(machine) {
-                swap::on();
             }
             Ok(())
-        })
-    };
-    role(|name| spawn(name, switcher), "switcher", &mut all)?;
-
-    threads().sleep_for(RACE_NS);
-    stop.store(true, Ordering::Relaxed);
-    let ended: Vec<_> = all.into_iter().map(|(name, thread)| (name, thread.join())).collect();
-    for (name, result) in ended {
-        let rounds = result.map_err(|wrong| Not::Failed(format!("{name}: {wrong}")))?;
-        log::info!("{name}: {rounds} rounds");
+        })?;
+        // Regions with every word known come and go, with some of their pages out.
+        race.join_in("releases", Some(cpu), move |round| rent(machine, number << 32 | round))?;
+        race.join_in("reclaims", Some(cpu), move |round| {
+            let _ = reclaim(Frames::new(1 + (round * 37 + number) % 200));
+            Ok(())
+        })?;
     }
+    race.join_in("shrinks", None, move |round| {
+        paged.bring_home(Frames::new(1 + round * 11 % 90), || true);
+        Ok(())
+    })?;
+    // All come home, frontswap is torn down and set up again.
+    let times = Arc::clone(&offs);
+    race.join_in("swapoff", None, move |_| {
+        if swap::off(machine) {
+            times.fetch_add(1, Ordering::Relaxed);
+            swap::on();
+        }
+        // Most of the time it is on.
+        threads().sleep_for(20_000_000);
+        Ok(())
+    })?;
+    threads().sleep_for(RACE_NS);
+    race.end()?;
     let stats = paged.stats();
     figure("race: pages out", stats.swap_outs - before.swap_outs, "pages");
     figure("race: pages in", stats.swap_ins - before.swap_ins, "pages");
+    figure("race: times off", offs.load(Ordering::Relaxed), "times");
     ensure(stats.swap_outs > before.swap_outs && stats.swap_ins > before.swap_ins, "no page moved")?;
     same("lost pages", stats.swap_lost, before.swap_lost)?;
     settled(machine)?;
