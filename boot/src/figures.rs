@@ -38,6 +38,7 @@ impl Stats for Figures {
         }
         let (used, backed) = ebb_boot::heap::usage();
         ebb_boot::tmem::write_stats(out)?;
+        ebb_boot::swap::write_stats(out)?;
         writeln!(out, "heap_used_bytes {used}\nheap_backed_bytes {backed}")?;
         writeln!(out, "cpus {}", self.machine.cpus().count())
     }

@@ -118,11 +118,14 @@ pub(crate) fn pass_on_calls(may: impl FnOnce() -> bool) {
     }
 }
 
-/// One step of the thread: it goes on until the high watermark is free.
+/// One step of the thread: it goes on until the high watermark is free, and then until swap has room.
 fn step(machine: &Machine) -> Next {
     let stats = machine.frames().stats();
     let missing = stats.watermarks.high.saturating_sub(stats.available());
-    if missing == Frames::ZERO || !tunables().is_on(Id::SwapEvict) {
+    if missing == Frames::ZERO {
+        return if swap::make_room(machine) { Next::After(0) } else { Next::Idle };
+    }
+    if !tunables().is_on(Id::SwapEvict) {
         return Next::Idle;
     }
     if elastic::can_bring() {

@@ -17,6 +17,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use ebb::mm::frame::AllocError;
 use ebb::mm::pool_frames::DirectFrames;
+use ebb::swap::cold;
 use ebb::swap::pool::{Config, NoMemory, Pool, Settings, Stats as PoolStats};
 use ebb::swap::slots::Slots;
 use ebb::swap::space::SwapSpace;
@@ -66,15 +67,7 @@ impl fmt::Display for SwapError {
 /// Has paged memory swap. In the first thread, before the main function; at most once.
 pub(crate) fn start(machine: &'static Machine) {
     tunables().serve(Group::Swap);
-    // On a stack of its own: a pool's work memory passes over it, and takes half of one.
-    let made = match platform::threads().spawn("swap", move || make(machine)) {
-        Ok(thread) => thread.join(),
-        Err(error) => {
-            log::error!("no swap: {error}");
-            return;
-        }
-    };
-    match made {
+    match make(machine) {
         Ok(parts) => {
             let parts = PARTS.call_once(|| parts);
             let tiers: Vec<_> = parts.frontswap.tiers().iter().map(|tier| tier.name()).collect();
@@ -162,6 +155,21 @@ pub(crate) fn shrink(machine: &Machine, target: Frames) -> Frames {
     })
 }
 
+/// Makes room in a pool that is above its high mark: cold pages come home, as long as that leaves twice the high watermark
+/// free. Answers whether something has moved. For threads.
+pub(crate) fn make_room(machine: &Machine) -> bool {
+    let Some(parts) = PARTS.get() else { return false };
+    let has_room = || {
+        let stats = machine.frames().stats();
+        stats.available() > stats.watermarks.high + stats.watermarks.high
+    };
+    if !parts.pool.is_crowded() || !has_room() {
+        return false;
+    }
+    let relief = cold::make_room(machine.paged(), parts.frontswap, has_room);
+    relief.written_on + relief.brought_home > 0
+}
+
 /// Has no page leave any more, brings all home that are out, and answers whether that was possible: where there is no
 /// memory for them, or some are lost, it was not, and swap goes on as before. If it was, the tiers are empty, and nothing
 /// leaves until [`on`]. For threads; not two at a time.
@@ -223,4 +231,17 @@ pub fn figures() -> Option<SwapFigures> {
         same: parts.same.pages(),
         pool: parts.pool.pool().stats(),
     })
+}
+
+/// The lines of `stats` about pages that leave a tier.
+///
+/// # Errors
+///
+/// Those of `out`.
+pub fn write_stats(out: &mut dyn fmt::Write) -> fmt::Result {
+    let Some(parts) = PARTS.get() else { return Ok(()) };
+    let counters = parts.frontswap.counters();
+    writeln!(out, "swap_written_on {}", counters.written_on)?;
+    writeln!(out, "swap_brought_home {}", counters.brought_home)?;
+    writeln!(out, "swap_stayed {}\nswap_refused {}", counters.stayed, counters.failed_stores)
 }

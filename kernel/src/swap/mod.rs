@@ -4,9 +4,10 @@
 //! guest. Each is a value with the same three verbs: store a page and get a handle, load it back, free it. A page that
 //! a tier does not want is refused, by name, and goes to the next.
 //!
-//! [`tiers`] makes tiers of frontswap of them, [`slots`] says which slots are free, [`space`] is all of it as paged
-//! memory sees it, and [`mod@drain`] empties what would not survive a suspend.
+//! [`tiers`] makes tiers of frontswap of them, [`slots`] says which slots are free, and [`space`] is all of it as paged
+//! memory sees it. [`mod@drain`] empties what would not survive a suspend, and [`cold`] what is too full.
 
+pub mod cold;
 pub mod drain;
 pub mod pool;
 pub mod same;

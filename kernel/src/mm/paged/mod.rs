@@ -55,6 +55,8 @@ mod swap;
 mod validate;
 
 #[cfg(test)]
+mod pool_tests;
+#[cfg(test)]
 mod reclaim_tests;
 #[cfg(test)]
 mod sim;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::swap::pool::Refused;
+use crate::swap::pool::scratch::Scratch;
 
 #[test]
 fn a_refusal_at_any_allocation_changes_nothing_and_is_made_good() {
@@ -123,4 +124,19 @@ fn a_full_table_is_a_limit_too_and_other_shards_help() {
     assert_eq!(frames.held(), 40, "all shards are full");
     let none = TestPool::new(&frames, host, config(0)).unwrap();
     assert_eq!(none.store(&page(10, 0)), Err(Refused::Limit));
+}
+
+#[test]
+fn a_pool_is_made_on_a_small_stack() {
+    // Less than the work memory of one CPU, of which there are eight.
+    const STACK: usize = 16 << 10;
+    const { assert!(Scratch::BYTES > STACK) };
+    let host = Machine::new(8);
+    let made = std::thread::Builder::new().stack_size(STACK).spawn(move || {
+        let frames: &HostFrames = Box::leak(Box::new(HostFrames::new()));
+        Box::new(TestPool::new(frames, host, config(1024)).unwrap())
+    });
+    let pool = made.unwrap().join().unwrap();
+    let _cpu = host.enter(CpuId::BOOT);
+    assert_eq!(pool.stats().scratch_bytes, 8 * Scratch::BYTES as u64);
 }
