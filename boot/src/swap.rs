@@ -203,10 +203,11 @@ pub fn on() {
 pub fn validate(machine: &Machine) -> Result<(), alloc::string::String> {
     let parts = PARTS.get().ok_or("there is no swap")?;
     parts.pool.pool().validate().map_err(|wrong| alloc::format!("the compressed pool: {wrong}"))?;
+    let own = parts.same.pages() + parts.pool.pool().stats().stored;
     let counts = [
         ("frontswap", parts.frontswap.curr_pages()),
         ("slots", parts.space.slots().used()),
-        ("tiers", parts.same.pages() + parts.pool.pool().stats().stored),
+        ("tiers", own + tmem::pages().unwrap_or(0)),
     ];
     let out = machine.paged().stats().swapped.get();
     match counts.iter().find(|(_, count)| *count != out) {

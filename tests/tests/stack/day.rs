@@ -57,8 +57,8 @@ impl Day {
     fn fault(&mut self) {
         let (world, model, own) = (self.world, self.world.model, self.config.domid);
         let random = &mut self.random;
-        match random.below(16) {
-            0 => world.port.mangle_one_in(2 + random.below(30)),
+        match random.below(18) {
+            0 | 16 | 17 => world.port.mangle_one_in(2 + random.below(30)),
             1 => drop(model.tmem_control(Control::Freeze(Some(own)))),
             2 => drop(model.tmem_control(Control::Thaw(Some(own)))),
             3 => {
@@ -231,7 +231,9 @@ fn day(seed: u64, seconds: u64) {
         grown: 0,
     };
     day.roomy();
-    let (mut focus, mut wish, mut truces) = (0, 2000, 0);
+    let (mut focus, mut wish, mut truces) = (0, 5000, 0);
+    // It begins large.
+    (0..wish).for_each(|page| day.application.write(page));
     while day.worker.now_ns < seconds * S {
         match day.random.below(32) {
             0..=5 => day.fault(),
@@ -247,7 +249,7 @@ fn day(seed: u64, seconds: u64) {
         day.obey();
         day.work(focus, wish);
         day.look();
-        let pause_ns = day.random.below(40 * S);
+        let pause_ns = day.random.below(70 * S);
         day.world.model.pass_ns(pause_ns);
         day.worker.pass(pause_ns);
         world.host.rcu().quiesce();
@@ -284,8 +286,8 @@ fn day(seed: u64, seconds: u64) {
             application.verified > 10_000 && worker.decisions > 1000 && stats.swap_ins > 5000,
             "{stats:?}"
         );
-        assert!(counters.failed_stores > 1000 && counters.lost > 100, "it was an honest one: {counters:?}");
-        assert!(world.pool.doubtful() > 100 && *given_up > 0 && worker.shrunk > 100, "it was an easy one");
+        assert!(counters.failed_stores > 1000 && counters.lost > 20, "it was an honest one: {counters:?}");
+        assert!(world.pool.doubtful() > 50 && *given_up > 0 && worker.shrunk > 100, "it was an easy one");
         assert!(clean.succ_gets > 100 && clean.failed_gets > 100, "{clean:?}");
     }
     end(day);

@@ -28,6 +28,15 @@ struct Load {
     lost: AtomicU64,
 }
 
+/// Has the others stop, also when the test fails.
+struct Stop<'l>(&'l AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 impl Load {
     /// Each CPU writes its own pages, evicts whatever there is, and reads what it wrote. A page that is lost is given up,
     /// if that may happen.
@@ -81,8 +90,9 @@ impl Load {
                     })
                 })
                 .collect();
+            let stop = Stop(&self.stop);
             meanwhile(self);
-            self.stop.store(true, Ordering::Release);
+            drop(stop);
             world.host.idle(|| threads.into_iter().for_each(|thread| thread.join().expect("no failure")));
         });
         world.paged.release(region);
