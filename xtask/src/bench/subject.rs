@@ -90,6 +90,11 @@ impl<'s> Subject<'s> {
         }
     }
 
+    /// Destroys it, whatever it does.
+    pub(super) fn give_up(self) -> Result<()> {
+        self.guest.destroy()
+    }
+
     fn type_line(&self, line: &str) -> Result<()> {
         ensure!(!line.contains(['\'', '\n', '%', '\\']), "cannot be typed: {line:?}");
         let tty = format!("$(xenstore-read /local/domain/{}/console/tty)", self.guest.domid());
