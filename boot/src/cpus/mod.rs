@@ -258,7 +258,8 @@ impl Cpus {
     }
 
     /// Waits until `done`, or for `bound_ns`, and answers whether it is done: for what another CPU does soon. Spins,
-    /// and under Xen lets other vCPUs run now and then. Any context.
+    /// and under Xen lets other vCPUs run now and then. Any context. `done` should be quick: it is asked some thousand
+    /// times in any case, because a machine that stood still would find its bound over at once.
     pub fn wait_until(self, bound_ns: u64, mut done: impl FnMut() -> bool) -> bool {
         let mut wait = wait::at_most(bound_ns);
         loop {

@@ -142,7 +142,7 @@ impl Summary {
         let data = std::fs::metadata(image).with_context(|| format!("no image {}", image.display()))?;
         Ok(Self {
             on: plan.on,
-            accelerator: qemu::Accelerator::detect().name(),
+            accelerator: qemu::Accelerator::detect_for_hypervisor().name(),
             outcome: String::new(),
             ok: false,
             boot_ms: None,
@@ -248,7 +248,7 @@ impl Summary {
             lines.push(format!("work done: {work}, wrong values: {errors}"));
         }
         lines.extend(self.notes.iter().cloned());
-        let emulated = if self.accelerator == "tcg" {
+        let emulated = if self.accelerator.starts_with("tcg") {
             "; times are QEMU's emulation's, good to compare only"
         } else {
             ""

@@ -44,8 +44,9 @@ pub(crate) enum End {
     Stopped,
     /// The guest stopped with an error, in the words of whoever saw it.
     Crashed(String),
-    /// It was killed at the watch's deadline.
-    Killed,
+    /// It was killed at the watch's deadline, or because what it said made no sense. Where its processors were, if that
+    /// is known.
+    Killed(String),
     /// What runs it broke it, which says nothing of the guest. What shows that.
     Broken(String),
 }
@@ -187,7 +188,9 @@ impl Watch {
         let mut story = match end {
             End::Stopped => "the guest stopped".to_owned(),
             End::Crashed(why) => format!("the guest crashed ({why})"),
-            End::Killed => format!("no progress within its bound of {} s: killed", CASE_BOUND.as_secs()),
+            End::Killed(whereabouts) => {
+                format!("no progress within its bound of {} s: killed\n{whereabouts}", CASE_BOUND.as_secs())
+            }
             End::Broken(why) => format!("the emulator broke the guest ({why})"),
         };
         for (id, outcome, _) in &self.ended {
@@ -345,7 +348,7 @@ fn judge_epitaph(case: &Declared, watch: &Watch, end: &End) -> Outcome {
     }
     match end {
         End::Crashed(_) => Outcome::Passed,
-        End::Stopped | End::Killed | End::Broken(_) => {
+        End::Stopped | End::Killed(_) | End::Broken(_) => {
             wrong("the guest should have ended as crashed".to_owned())
         }
     }
@@ -374,7 +377,7 @@ mod tests {
             let (lines, end) = self.boots.remove(0);
             for line in lines {
                 if watch.line(&line).is_break() {
-                    return Ok(End::Killed);
+                    return Ok(End::Killed(String::new()));
                 }
             }
             Ok(end)
@@ -502,7 +505,8 @@ mod tests {
         second.extend(passed("b"));
         second.push(line("done", &[("ran", &1)]));
         let fatal = (epitaph("page-fault", "fault::null_read"), End::Crashed(String::new()));
-        let (ran, cases, cmdlines) = run_script(vec![(first, End::Killed), (second, End::Stopped), fatal]);
+        let (ran, cases, cmdlines) =
+            run_script(vec![(first, End::Killed(String::new())), (second, End::Stopped), fatal]);
         ran.unwrap();
         assert_eq!(cases, [("a".into(), false), ("b".into(), true), ("f".into(), true)]);
         assert!(cmdlines[1].contains("test.after=a"));

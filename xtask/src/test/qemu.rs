@@ -91,14 +91,16 @@ impl Guest for Bare<'_> {
         })?;
         loop {
             match guest.next(watch.deadline())? {
-                Event::Line(line) if watch.line(&line.bytes).is_break() => return Ok(End::Killed),
+                Event::Line(line) if watch.line(&line.bytes).is_break() => {
+                    return Ok(End::Killed(String::new()));
+                }
                 Event::Line(_) | Event::Interrupted => {}
                 Event::Ended(BareEnding::Success) => return Ok(End::Stopped),
                 Event::Ended(BareEnding::Failure(code)) => {
                     return Ok(End::Crashed(format!("code {code:#x}")));
                 }
                 Event::Ended(BareEnding::Silent(why)) => return Ok(End::Crashed(why)),
-                Event::Deadline => return Ok(End::Killed),
+                Event::Deadline => return Ok(End::Killed(String::new())),
             }
         }
     }

@@ -29,20 +29,18 @@ struct Shape {
 
 /// Ordinary; one vCPU and many; tiny; memory above 4 GiB; populate-on-demand, which a kernel that touches all its
 /// memory does not survive.
-const SHAPES: [Shape; 9] = [
+const SHAPES: [Shape; 10] = [
     Shape { name: "", memory_mib: 256, maxmem_mib: 256, vcpus: 2, only: None },
     Shape { name: "1-vcpu/", memory_mib: 32, maxmem_mib: 32, vcpus: 1, only: Some("boot.") },
     Shape { name: "4-vcpus/", memory_mib: 64, maxmem_mib: 64, vcpus: 4, only: Some("smp.") },
     Shape { name: "4-vcpus/", memory_mib: 64, maxmem_mib: 64, vcpus: 4, only: Some("threads.") },
     Shape { name: "4-vcpus/", memory_mib: 64, maxmem_mib: 64, vcpus: 4, only: Some("percpu.") },
+    Shape { name: "4-vcpus/", memory_mib: 64, maxmem_mib: 64, vcpus: 4, only: Some("soak.") },
     Shape { name: "8-vcpus/", memory_mib: 32, maxmem_mib: 32, vcpus: 8, only: Some("boot.") },
     Shape { name: "8-mib/", memory_mib: 8, maxmem_mib: 8, vcpus: 1, only: Some("boot.") },
     Shape { name: "6-gib/", memory_mib: 6144, maxmem_mib: 6144, vcpus: 1, only: Some("boot.") },
     Shape { name: "16-of-1024-mib/", memory_mib: 16, maxmem_mib: 1024, vcpus: 1, only: Some("boot.") },
 ];
-/// Run only when the filter names them: docs/testing.md says why.
-const WHEN_NAMED: [Shape; 1] =
-    [Shape { name: "4-vcpus/", memory_mib: 64, maxmem_mib: 64, vcpus: 4, only: Some("soak.") }];
 /// Areas of cases that are not in the image.
 const AREAS_OF_TOOLSTACK: [&str; 3] = ["system.", "elastic.", "several."];
 /// Memory for guests that the cases of these areas count on.
@@ -69,13 +67,8 @@ pub(crate) fn run(
     // What only a toolstack can ask needs none of these boots.
     let of_toolstack = |filter: &str| AREAS_OF_TOOLSTACK.iter().any(|area| filter.starts_with(area));
     let shapes = if filter.is_some_and(of_toolstack) { &[][..] } else { &SHAPES[..] };
-    let named = |shape: &&Shape| {
-        filter.is_some_and(|filter| {
-            shape.only.is_some_and(|only| filter.contains(&format!("{}{only}", shape.name)))
-        })
-    };
     let matches = |shape: &&Shape| guest::may_match(shape.name, shape.only, filter);
-    let shapes: Vec<&Shape> = shapes.iter().chain(WHEN_NAMED.iter().filter(named)).filter(matches).collect();
+    let shapes: Vec<&Shape> = shapes.iter().filter(matches).collect();
     let cases: Vec<&(&str, Ask)> =
         system::CASES.iter().chain(elastic::CASES).filter(|(id, _)| wanted(id)).collect();
     if !shapes.is_empty() || !cases.is_empty() {
@@ -150,6 +143,21 @@ struct Domain<'s> {
     boots: u32,
 }
 
+impl Domain<'_> {
+    /// Where the vCPUs of domain `domid` are, from Xen's own books; a line for each.
+    fn whereabouts(&self, domid: u32) -> String {
+        let log = || {
+            String::from_utf8_lossy(&std::fs::read(self.session.xen_log()).unwrap_or_default()).into_owned()
+        };
+        let before = log().len();
+        // Xen writes them to its console, which takes a moment.
+        match self.session.exec("xl debug-keys v && sleep 1", system::COMMAND_BOUND) {
+            Ok(_) => fate::whereabouts(log().get(before..).unwrap_or_default(), domid, self.tests),
+            Err(error) => format!("where it is, dom0 does not tell: {error:#}"),
+        }
+    }
+}
+
 impl Guest for Domain<'_> {
     fn boot(&mut self, cmdline: &str, watch: &mut Watch) -> Result<End> {
         self.boots += 1;
@@ -166,7 +174,9 @@ impl Guest for Domain<'_> {
         })?;
         let end = loop {
             match guest.next(watch.deadline())? {
-                Event::Line(line) if watch.line(&line.bytes).is_break() => break End::Killed,
+                Event::Line(line) if watch.line(&line.bytes).is_break() => {
+                    break End::Killed(String::new());
+                }
                 Event::Line(_) | Event::Interrupted => {}
                 Event::Ended(Ending::Poweroff) => break End::Stopped,
                 Event::Ended(other) => {
@@ -180,7 +190,7 @@ impl Guest for Domain<'_> {
                         if fate.is_empty() { "" } else { "; " }
                     ));
                 }
-                Event::Deadline => break End::Killed,
+                Event::Deadline => break End::Killed(self.whereabouts(guest.domid())),
             }
         };
         guest.destroy()?;

@@ -51,7 +51,38 @@ pub(crate) fn is_emulators(text: &str) -> bool {
     })
 }
 
-/// The same of any guest in `log`: the first whose end was the emulator's doing.
+/// Where the vCPUs of domain `domid` are, as Xen's debug key `v` shows them in `log`: a line for each, with the name of
+/// the function.
+pub(crate) fn whereabouts(log: &str, domid: u32, built: &Built) -> String {
+    vcpus(log, domid)
+        .map(|(vcpu, address)| {
+            let function =
+                built.function_at(address).unwrap_or_else(|| "no function of the image".to_owned());
+            format!("vCPU {vcpu}: {address:#x} {function}")
+        })
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// The vCPUs of domain `domid` in what the debug key shows, with their instruction pointers.
+fn vcpus(log: &str, domid: u32) -> impl Iterator<Item = (u32, u64)> {
+    let header = format!(">>> Domain {domid} <<<");
+    let mut vcpu = None;
+    log.lines()
+        .filter_map(|line| line.strip_prefix(XEN))
+        .skip_while(move |line| line.trim() != header)
+        .skip(1)
+        .take_while(|line| !line.starts_with(">>> "))
+        .filter_map(move |line| {
+            if let Some(number) = line.trim().strip_prefix("VCPU ") {
+                vcpu = number.parse().ok();
+            }
+            let (_, address) = line.split_once("RIP = 0x")?;
+            Some((vcpu.take()?, u64::from_str_radix(address.split_whitespace().next()?, 16).ok()?))
+        })
+}
+
+/// What shows that the emulator ended a guest in `log`, whichever: the first such.
 pub(crate) fn emulators_doing(log: &str) -> Option<String> {
     let domain = |line: &str| {
         let said = line.strip_prefix(XEN)?;
@@ -119,6 +150,18 @@ mod tests {
         assert!(!is_emulators(&of(&log, 4, None)));
         assert!(emulators_doing(&log).is_some_and(|text| text.contains("d3v1")));
         assert_eq!(emulators_doing(LOG), None);
+    }
+
+    #[test]
+    fn vcpus_are_found_by_their_domain() {
+        let log = "(XEN) >>> Domain 1 <<<\n(XEN) \tVCPU 0\n(XEN) RSP = 0x1  RIP = 0xffffffff80119a7a\n\
+            (XEN) >>> Domain 12 <<<\n(XEN) \tVCPU 0\n(XEN) RSP = 0xffffffffc103cb60  RIP = 0xffffffff80100259\n\
+            (XEN) RAX = 0x9bfc  RFLAGS=0x86\n(XEN) \tVCPU 1\n(XEN) RSP = 0x2  RIP = 0xzz\n\
+            (XEN) \tVCPU 2\n(XEN) RSP = 0x2  RIP = 0x20\n";
+        assert_eq!(vcpus(log, 12).collect::<Vec<_>>(), [(0, 0xFFFF_FFFF_8010_0259), (2, 0x20)]);
+        assert_eq!(vcpus(log, 1).collect::<Vec<_>>(), [(0, 0xFFFF_FFFF_8011_9A7A)]);
+        assert_eq!(vcpus(log, 2).count(), 0);
+        assert_eq!(vcpus("", 1).count(), 0);
     }
 
     #[test]

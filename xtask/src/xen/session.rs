@@ -148,7 +148,7 @@ impl Session {
         let consoles = (1..=config.guests).map(|port| format!("console{port}"));
         let names = consoles.chain([MEMORY, CONTROL].map(str::to_owned)).collect();
         let listeners = Listeners::new(&work.0, names)?;
-        let accelerator = Accelerator::detect();
+        let accelerator = Accelerator::detect_for_hypervisor();
         let mut words = words(config);
         words.extend(listeners.words());
         words.extend(nested::words());
