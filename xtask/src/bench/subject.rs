@@ -50,12 +50,17 @@ impl Answer {
 }
 
 impl<'s> Subject<'s> {
-    /// Starts a guest and waits until it listens.
+    /// Starts a guest and waits until it listens. One that does not is gone afterwards.
     pub(super) fn start(session: &'s Session, config: &GuestConfig) -> Result<(Self, Answer)> {
         let guest = session.create(config)?;
         let mut subject = Self { session, guest, name: config.name.clone(), text: String::new() };
-        let ready = subject.answer("ready")?;
-        Ok((subject, ready))
+        match subject.answer("ready") {
+            Ok(ready) => Ok((subject, ready)),
+            Err(error) => {
+                subject.give_up()?;
+                Err(error)
+            }
+        }
     }
 
     /// Types a line and waits for the answer.

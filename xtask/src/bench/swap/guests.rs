@@ -217,23 +217,26 @@ impl<'s> Worker<'s> {
         let mut tries = 0;
         loop {
             tries += 1;
-            let mut subject = match self.subject.take() {
-                Some(subject) => subject,
-                // Who cannot even start never will.
-                None => self.start()?,
-            };
-            match subject.ask(&line(self.who, words), kind).and_then(|answer| read(&answer)) {
-                Ok(answer) => {
-                    self.subject = Some(subject);
-                    return Ok(answer);
-                }
-                Err(error) => {
-                    subject.give_up()?;
-                    if tries == TRIES {
-                        return Err(error);
-                    }
-                    eprintln!("bench: {error:#}");
-                }
+            match self.ask_once(words, kind, &read) {
+                Err(error) if tries < TRIES => eprintln!("bench: {error:#}"),
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn ask_once<T>(&mut self, words: &str, kind: &str, read: impl Fn(&Answer) -> Result<T>) -> Result<T> {
+        let mut subject = match self.subject.take() {
+            Some(subject) => subject,
+            None => self.start()?,
+        };
+        match subject.ask(&line(self.who, words), kind).and_then(|answer| read(&answer)) {
+            Ok(answer) => {
+                self.subject = Some(subject);
+                Ok(answer)
+            }
+            Err(error) => {
+                subject.give_up()?;
+                Err(error)
             }
         }
     }
@@ -260,8 +263,13 @@ impl<'s> Worker<'s> {
                     ..config
                 };
                 let mut subject = Subject::start(self.session, &config)?.0;
-                subject.ask(&format!("swap {ZRAM}"), "swapping")?;
-                Ok(subject)
+                match subject.ask(&format!("swap {ZRAM}"), "swapping") {
+                    Ok(_) => Ok(subject),
+                    Err(error) => {
+                        subject.give_up()?;
+                        Err(error)
+                    }
+                }
             }
         }
     }
