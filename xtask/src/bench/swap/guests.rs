@@ -27,7 +27,7 @@ const EBB_WORDS: &str = "loglevel=warn tmem.selfballooning=0 tmem.frontswap=1 te
 /// between a guest that has some (AVX) and one that has none, and the one that has some dies. A kernel that dies says why.
 const LINUX_WORDS: &str = "clearcpuid=erms noxsave loglevel=5";
 /// Where a machine does not promise that its time stamp counter is steady, and an emulated one does not, Xen emulates
-/// `rdtsc` for its guests, which costs more than a page fault; Linux reads it ten times and more in one. Xen leaves the
+/// `rdtsc` for its guests, which costs more than a page fault; Linux reads it several times in one. Xen leaves the
 /// counter of any processor of today alone, and so it does here, for both.
 const TSC: &str = "tsc_mode=\"native\"";
 /// What each guest has, in MiB.
@@ -46,7 +46,7 @@ pub(super) const PLENTY: u32 = 150;
 /// What is free when the work begins, in percent of its pages: the hardest last.
 pub(super) const SHARES: [u32; 5] = [PLENTY, 100, 75, 50, 40];
 /// Times that a guest is asked the same, each but the first time anew.
-const TRIES: u32 = 2;
+const TRIES: u32 = 3;
 
 /// Who works.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
