@@ -5,7 +5,7 @@
 //! scattered; every [`REWRITES`]th on average then writes the page's next version. The same seed makes the same pages
 //! and the same sequence on any system, which [`Pages::sum`] shows.
 //!
-//! One page in [`DENSE`] holds records of text ([`Values::Compressible`]), the others zeroes and random words
+//! One page in three holds records of text ([`Values::Compressible`]), the others zeroes and random words
 //! ([`Values::ZeroHeavy`]): LZ4 makes about 30 % of them, so that half of the memory holds them all and 40 % just so.
 
 use crate::content::{BLOCK_WORDS, Content, Values};
