@@ -3,6 +3,7 @@
 use core::fmt::{self, Write};
 use ebb::port::{Clock, MemoryOps};
 use ebb::shell::Stats;
+use ebb::units::Frames;
 use ebb_boot::{Domain, Machine};
 
 /// The figures of a domU: a name and a number a line, with the unit in the name.
@@ -35,6 +36,19 @@ impl Stats for Figures {
             ("ballooned_kib", stats.ballooned),
         ] {
             writeln!(out, "{name} {}", frames.to_kib().get())?;
+        }
+        // A guest that has no swap shows none.
+        if let Some(swap) = ebb_boot::swap::figures() {
+            let paged = self.machine.paged().stats();
+            let pages = |count| Frames::new(count).to_kib().get();
+            writeln!(out, "swapped_kib {}", paged.swapped.to_kib().get())?;
+            writeln!(out, "same_kib {}\npool_kib {}", pages(swap.same), pages(swap.pool.stored))?;
+            writeln!(out, "pool_frames_kib {}", swap.pool.frames().to_kib().get())?;
+            if let Some(tmem) = swap.tmem {
+                writeln!(out, "tmem_kib {}", pages(tmem))?;
+            }
+            writeln!(out, "swap_outs {}\nswap_ins {}", paged.swap_outs, paged.swap_ins)?;
+            writeln!(out, "swap_home {}\nstalled {}", swap.home, paged.shortages)?;
         }
         let (used, backed) = ebb_boot::heap::usage();
         writeln!(out, "heap_used_bytes {used}\nheap_backed_bytes {backed}")?;

@@ -6,14 +6,14 @@
 #![expect(unsafe_code, reason = "the global allocator")]
 
 use crate::frames::{KernelFrames, KernelLocks};
-use crate::{relief, space};
+use crate::{platform, reclaim, relief, space};
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use ebb::arch::layout::{HEAP, direct_map};
 use ebb::boot_info::RamMap;
 use ebb::mm::frame::{AllocError, Extent, Request, Use};
-use ebb::mm::heap::{Arena, Extents, FromFrames, Heap, SharedHeap};
+use ebb::mm::heap::{Arena, Extents, FromFrames, Heap, HeapError, SharedHeap};
 use ebb::units::{FRAME_SIZE, FrameRange, Frames, Order, VcpuId};
 use linked_list_allocator::Heap as Holes;
 use spin::mutex::SpinMutex;
@@ -51,19 +51,56 @@ unsafe impl Arena for HeapSpace {
     }
 }
 
+/// How much of the frame allocator's reserve an allocation may take.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reserve {
+    /// Nothing: it can wait for pages to leave, which needs the reserve.
+    Keep,
+    /// Half of it: it cannot wait.
+    Half,
+    /// All of it: it has pages leave.
+    All,
+}
+
+impl Reserve {
+    /// What the running code may take, once there is nothing else.
+    fn here() -> Self {
+        if !platform::may_block() {
+            Self::Half
+        } else if reclaim::is_reclaiming() {
+            Self::All
+        } else {
+            Self::Keep
+        }
+    }
+}
+
 /// Frames for the second stage: the allocator's, and what the balloon can bring.
-struct HeapFrames(FromFrames<'static, 'static, KernelLocks>);
+struct HeapFrames {
+    source: FromFrames<'static, 'static, KernelLocks>,
+    /// For the allocation that is being served.
+    reserve: Reserve,
+}
 
 impl Extents for HeapFrames {
     fn take(&self, order: Order) -> Result<Extent, AllocError> {
-        let request = self.0.request.order(order);
-        relief::alloc(self.0.frames, request, order.frames())
-            // The heap is what the reserve is for: nothing of the kernel can give memory back without it.
-            .or_else(|refused| self.0.frames.alloc(request.emergency()).map_err(|_| refused))
+        let (frames, request) = (self.source.frames, self.source.request.order(order));
+        relief::alloc(frames, request, order.frames()).or_else(|refused| {
+            let stats = frames.stats();
+            let least = match self.reserve {
+                Reserve::Keep => return Err(refused),
+                Reserve::Half => Frames::new(stats.watermarks.min.get() / 2) + order.frames(),
+                Reserve::All => Frames::ZERO,
+            };
+            if stats.available() < least {
+                return Err(refused);
+            }
+            frames.alloc(request.emergency()).map_err(|_| refused)
+        })
     }
 
     fn give_back(&self, extent: Extent) {
-        self.0.give_back(extent);
+        self.source.give_back(extent);
     }
 }
 
@@ -86,12 +123,42 @@ static KERNEL_HEAP: KernelHeap = KernelHeap {
     second: Once::new(),
 };
 
+/// Allocates from the second stage. Its lock opens before anybody waits for memory.
+fn second_stage(second: &Second, layout: Layout) -> *mut u8 {
+    let mut reserve = Reserve::Keep;
+    let mut tries = 0;
+    loop {
+        let allocated = second.with(|heap| {
+            heap.source_mut().reserve = reserve;
+            heap.allocate(layout)
+        });
+        match allocated {
+            Ok(memory) => {
+                // The reserve may have been used.
+                reclaim::pass_on_calls(platform::may_block);
+                return memory.as_ptr();
+            }
+            Err(HeapError::NoFrames(_)) if reserve == Reserve::Keep => {}
+            Err(_) => return core::ptr::null_mut(),
+        }
+        reserve = Reserve::here();
+        if reserve != Reserve::Keep {
+            continue;
+        }
+        tries += 1;
+        if tries > relief::MOST_TRIES || !relief::wait(Frames::new(layout.size().div_ceil(FRAME_SIZE) as u64))
+        {
+            // No pages will leave. A little may be left.
+            reserve = Reserve::Half;
+        }
+    }
+}
+
 // SAFETY: each stage hands out disjoint blocks of memory that is its own, and takes back only those.
 unsafe impl GlobalAlloc for KernelHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match self.second.get() {
-            // SAFETY: the caller's promise, unchanged.
-            Some(second) => unsafe { second.alloc(layout) },
+            Some(second) => second_stage(second, layout),
             None => without_interrupts(|| self.first.lock().allocate_first_fit(layout))
                 .map_or(core::ptr::null_mut(), NonNull::as_ptr),
         }
@@ -134,7 +201,8 @@ pub(crate) unsafe fn start(free: &mut RamMap) -> Option<()> {
 pub(crate) fn grow_from(frames: &'static KernelFrames, ram: Frames) {
     const MIB: usize = 1 << 20;
     let capacity = (ram.get() as usize / 8 * FRAME_SIZE).max(MIB);
-    let source = HeapFrames(FromFrames { frames, request: Request::new(Use::Kernel, VcpuId::new(0)) });
+    let source = FromFrames { frames, request: Request::new(Use::Kernel, VcpuId::new(0)) };
+    let source = HeapFrames { source, reserve: Reserve::Half };
     KERNEL_HEAP.second.call_once(|| SharedHeap::new(Heap::new(HeapSpace { capacity, frames }, source)));
 }
 

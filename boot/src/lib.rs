@@ -38,6 +38,7 @@ mod options;
 pub mod output;
 pub mod paged;
 pub mod platform;
+pub mod reclaim;
 mod relief;
 pub mod shell;
 mod space;

@@ -1,9 +1,12 @@
 //! What an allocation does when there are no free frames: somebody may have some, before it fails with a value.
 //!
-//! The somebody is set once, by the balloon: memory that was given back comes home, at once, on the CPU that needs
-//! it. Everything in the image that allocates frames for the kernel does it through [`alloc`].
+//! The somebody is set once. First comes the balloon: memory that was given back comes home, at once, on the CPU that
+//! needs it, whatever locks are held. That is [`alloc`], through which everything in the image allocates frames for the
+//! kernel. Where that is in vain, pages of the application may leave. This takes a thread that may block, so whoever
+//! allocates calls [`wait`] once it has let its own lock go; others have the thread called that does the same.
 
 use crate::frames::KernelFrames;
+use crate::{platform, reclaim};
 use ebb::mm::frame::{AllocError, Extent, Request};
 use ebb::units::Frames;
 use spin::once::Once;
@@ -16,9 +19,15 @@ use spin::once::Once;
 pub(crate) type Relief = fn(wanted: Frames) -> Frames;
 
 /// Times that one allocation is relieved in vain.
-const MOST_TRIES: u32 = 16;
+pub(crate) const MOST_TRIES: u32 = 16;
 
 static RELIEF: Once<Relief> = Once::new();
+
+/// Tries to have `wanted` frames free, for an allocation that was refused, and answers whether another try makes sense; not
+/// more than some tens of times in a row. Blocks if the caller may block, and does nothing otherwise. With no lock held.
+pub(crate) fn wait(wanted: Frames) -> bool {
+    platform::may_block() && reclaim::relieve(wanted)
+}
 
 /// Has `relief` called when frames run out. Only the first call counts.
 pub(crate) fn set(relief: Relief) {
@@ -41,9 +50,11 @@ pub(crate) fn alloc(frames: &KernelFrames, request: Request, wanted: Frames) -> 
         // Others may be faster to take what was freed, and what was freed may be in pieces.
         tries += 1;
         if tries > MOST_TRIES {
+            reclaim::wake_later();
             return Err(refused);
         }
         if RELIEF.get().map_or(Frames::ZERO, |relief| relief(wanted)) == Frames::ZERO {
+            reclaim::wake_later();
             return Err(refused);
         }
     }

@@ -1,14 +1,17 @@
-//! Swap of this machine: the guest's own tiers behind frontswap, and the thread that reclaims.
+//! Swap of this machine: the guest's own tiers behind frontswap. Who sends pages there is in [`reclaim`].
 //!
 //! There is no swap device, and where Xen speaks no tmem, as no Xen since 4.13 does, pages go to memory all the same, but
 //! to less of it: one word for a page that is one word, a compressed copy for others. So a guest whose balloon can bring
 //! nothing more goes on, slower, as long as its data compresses.
+//!
+//! It is there from the start, and costs a guest that never needs it little: work memory of 30 KiB and a frame for each
+//! CPU, a stack, a frame, books for 2 MiB, and 40 bytes for each 2 MiB of slots. All other books come with what is out.
 #![expect(unsafe_code, reason = "frames of the pool, through the direct map")]
 
 use crate::frames::{KernelFrames, KernelLocks};
 use crate::platform::{self, Kernel};
 use crate::tunables::tunables;
-use crate::{Machine, cpus, paged};
+use crate::{Machine, paged, reclaim};
 use alloc::boxed::Box;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +21,6 @@ use ebb::swap::pool::{Config, NoMemory, Pool, Settings, Stats as PoolStats};
 use ebb::swap::slots::Slots;
 use ebb::swap::space::SwapSpace;
 use ebb::swap::tiers::{PoolTier, SameTier};
-use ebb::task::{Next, Worker};
 use ebb::tmem::frontswap::{Counters, Frontswap, InitError};
 use ebb::tmem::tier::{SwapType, Tier};
 use ebb::tunable::{Group, Id};
@@ -27,26 +29,21 @@ use spin::once::Once;
 
 type KernelPool = PoolTier<DirectFrames<KernelLocks, Kernel>, Kernel>;
 
-/// Slots for each frame of memory: room for this many times the memory, in books that take 17 bytes a slot.
+/// Slots for each frame of memory: room for this many times the memory.
 const SLOTS_PER_FRAME: u64 = 3;
-/// Frames that the thread takes out at a time, before it looks again.
-const STEP: Frames = Frames::new(128);
-/// How long the thread rests when nothing will leave.
-const REST_NS: u64 = 100_000_000;
 
 /// What there is of swap.
 struct Parts {
     frontswap: &'static Frontswap<'static, Kernel>,
+    space: &'static SwapSpace<'static, Kernel>,
     same: &'static SameTier,
     pool: &'static KernelPool,
     slots: u64,
 }
 
 static PARTS: Once<Parts> = Once::new();
-static WORKER: Once<Worker<Kernel>> = Once::new();
-/// Threads that had to reclaim for themselves, and how long that took them.
-static DIRECT: AtomicU64 = AtomicU64::new(0);
-static DIRECT_NS: AtomicU64 = AtomicU64::new(0);
+/// Pages that self-shrinking has brought home.
+static HOME: AtomicU64 = AtomicU64::new(0);
 
 /// Why there is no swap.
 #[derive(Debug)]
@@ -90,12 +87,12 @@ pub(crate) fn start(machine: &'static Machine) {
             return;
         }
     }
-    match Worker::spawn(Kernel, "reclaim", move || step(machine)) {
-        Ok(worker) => {
-            WORKER.call_once(|| worker);
-        }
-        Err(error) => log::error!("nobody reclaims ahead: {error}"),
-    }
+    reclaim::start(machine);
+}
+
+/// Whether there is swap.
+pub(crate) fn is_on() -> bool {
+    PARTS.is_completed()
 }
 
 /// A value for as long as the machine runs.
@@ -124,11 +121,10 @@ fn make(machine: &'static Machine) -> Result<Parts, SwapError> {
     let tiers: &'static [&'static dyn Tier; 2] = keep([same, pool]);
     let frontswap = keep(Frontswap::new(Kernel, tiers));
     frontswap.init(swap, count).map_err(SwapError::Frontswap)?;
-    machine
-        .paged()
-        .set_swap(keep(SwapSpace::new(frontswap, swap, slots, is_full)))
-        .map_err(SwapError::Frames)?;
-    Ok(Parts { frontswap, same, pool, slots: count })
+    let space = keep(SwapSpace::new(frontswap, swap, slots, is_full));
+    space.keep_ahead();
+    machine.paged().set_swap(space).map_err(SwapError::Frames)?;
+    Ok(Parts { frontswap, space, same, pool, slots: count })
 }
 
 fn is_full() -> bool {
@@ -150,64 +146,56 @@ pub(crate) fn promise(most: Frames) -> Frames {
     Frames::new(share.min(parts.slots))
 }
 
-/// Takes pages out of memory for a thread that needs `want` frames, and says whether another try makes sense. May block.
-pub(crate) fn reclaim_now(want: Frames) -> bool {
-    if PARTS.get().is_none() || !tunables().is_on(Id::SwapEvict) {
-        return false;
-    }
-    let begun_ns = cpus::now_ns();
-    let outcome = paged::get().reclaim(want);
-    DIRECT.fetch_add(1, Ordering::Relaxed);
-    DIRECT_NS.fetch_add(cpus::now_ns().saturating_sub(begun_ns), Ordering::Relaxed);
-    if outcome.freed > Frames::ZERO {
-        // So that the next one need not wait.
-        wake();
-        return true;
-    }
-    if outcome.busy {
-        platform::threads().yield_now();
-    }
-    outcome.busy
-}
-
-/// Has the thread look whether memory is short.
-pub(crate) fn wake() {
-    if let Some(worker) = WORKER.get() {
-        worker.run_now();
-    }
-}
-
-/// One step of the thread: it goes on until the high watermark is free.
-fn step(machine: &Machine) -> Next {
-    let stats = machine.frames().stats();
-    let missing = stats.watermarks.high.saturating_sub(stats.available());
-    if missing == Frames::ZERO || !tunables().is_on(Id::SwapEvict) {
-        return Next::Idle;
-    }
-    let outcome = machine.paged().reclaim(missing.min(STEP));
-    if outcome.freed > Frames::ZERO {
-        Next::After(0)
-    } else if outcome.busy {
-        Next::After(REST_NS)
-    } else {
-        // Until somebody is short again.
-        Next::Idle
-    }
-}
-
-/// Pages come home until `target` are left out, while more than the high watermark is free.
-pub(crate) fn shrink(machine: &Machine, target: Frames) -> Frames {
+/// Pages come home until `target` are left out or `most` have come, while more than the high watermark is free.
+pub(crate) fn shrink(machine: &Machine, target: Frames, most: Frames) -> Frames {
     let paged = machine.paged();
-    let most = paged.stats().swapped.saturating_sub(target);
-    paged.bring_home(most, || {
+    let most = paged.stats().swapped.saturating_sub(target).min(most);
+    let home = paged.bring_home(most, || {
         let stats = machine.frames().stats();
         stats.available() > stats.watermarks.high
-    })
+    });
+    HOME.fetch_add(home.get(), Ordering::Relaxed);
+    home
 }
 
-/// Threads that had to reclaim for themselves since boot, and the time that it took them, in nanoseconds.
-pub(crate) fn stalls() -> (u64, u64) {
-    (DIRECT.load(Ordering::Relaxed), DIRECT_NS.load(Ordering::Relaxed))
+/// Has no page leave any more, brings all home that are out, and answers whether that was possible: where there is no
+/// memory for them, or some are lost, it was not, and swap goes on as before. If it was, the tiers are empty, and nothing
+/// leaves until [`on`]. For threads; not two at a time.
+pub fn off(machine: &Machine) -> bool {
+    let Some(parts) = PARTS.get() else { return true };
+    let paged = machine.paged();
+    parts.space.turn_off(
+        || paged.bring_home(Frames::new(u64::MAX), || true),
+        || paged.stats().swapped,
+        || platform::threads().yield_now(),
+    )
+}
+
+/// Has pages leave again.
+pub fn on() {
+    if let Some(parts) = PARTS.get() {
+        parts.space.turn_on();
+    }
+}
+
+/// Says that frontswap, its tiers and paged memory agree on what is out. For tests, while nobody else uses paged memory.
+///
+/// # Errors
+///
+/// What is wrong; also that there is no swap.
+pub fn validate(machine: &Machine) -> Result<(), alloc::string::String> {
+    let parts = PARTS.get().ok_or("there is no swap")?;
+    parts.pool.pool().validate().map_err(|wrong| alloc::format!("the compressed pool: {wrong}"))?;
+    let counts = [
+        ("frontswap", parts.frontswap.curr_pages()),
+        ("slots", parts.space.slots().used()),
+        ("tiers", parts.same.pages() + parts.pool.pool().stats().stored),
+    ];
+    let out = machine.paged().stats().swapped.get();
+    match counts.iter().find(|(_, count)| *count != out) {
+        Some((who, count)) => Err(alloc::format!("{out} pages are out, and {who}: {count}")),
+        None => Ok(()),
+    }
 }
 
 /// Swap at a glance.
@@ -219,6 +207,10 @@ pub struct SwapFigures {
     pub same: u64,
     /// The compressed pool.
     pub pool: PoolStats,
+    /// Pages that the hypervisor's tmem has; `None` where it is no tier.
+    pub tmem: Option<u64>,
+    /// Pages that self-shrinking has brought home.
+    pub home: u64,
 }
 
 /// Looks; `None` without swap. For threads.
@@ -229,5 +221,7 @@ pub fn figures() -> Option<SwapFigures> {
         counters: parts.frontswap.counters(),
         same: parts.same.pages(),
         pool: parts.pool.pool().stats(),
+        tmem: None,
+        home: HOME.load(Ordering::Relaxed),
     })
 }

@@ -8,6 +8,7 @@ mod host;
 mod outcome;
 mod qemu;
 mod several;
+mod swap;
 mod system;
 mod xen;
 

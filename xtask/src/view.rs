@@ -14,7 +14,9 @@ mod panel;
 pub(crate) mod record;
 mod scale;
 mod svg;
+mod swap;
 mod terminal;
 pub(crate) mod timeline;
 
+pub(crate) use agree::STEP_KIB;
 pub(crate) use chart::draw;

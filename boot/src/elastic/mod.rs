@@ -19,7 +19,7 @@ use crate::machine::{Machine, OnXen};
 use crate::paged::KernelPaged;
 use crate::platform::Mutex;
 use crate::tunables::{switches, tunables};
-use crate::{cpus, paged, platform, relief, swap};
+use crate::{cpus, paged, platform, reclaim, relief, swap};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use ebb::balloon::{
     Balloon, Budget, Deflated, NoEvacuation, Outcome, Reason, Scratch, StartFacts, StartPlan,
@@ -49,6 +49,9 @@ static URGENT: AtomicBool = AtomicBool::new(false);
 static STALLS: AtomicU64 = AtomicU64::new(0);
 static STALL_NS: AtomicU64 = AtomicU64::new(0);
 
+/// When somebody wanted memory from the balloon last, none came.
+static DRY: AtomicBool = AtomicBool::new(false);
+
 /// The balloon, where there is Xen.
 #[must_use]
 pub fn balloon() -> Option<&'static KernelBalloon> {
@@ -64,7 +67,7 @@ pub fn selection() -> Option<&'static Selection> {
 /// Allocations that had to wait for memory since boot, and the time that they waited, in nanoseconds.
 #[must_use]
 pub fn stalls() -> (u64, u64) {
-    let (stalls, stall_ns) = swap::stalls();
+    let (stalls, stall_ns) = reclaim::stalls();
     (STALLS.load(Ordering::Relaxed) + stalls, STALL_NS.load(Ordering::Relaxed) + stall_ns)
 }
 
@@ -76,10 +79,8 @@ pub fn wake() {
 /// Begins. In the first thread, before the main function.
 pub(crate) fn start(machine: &'static Machine) {
     let xen = machine.hypervisor().zip(machine.domain());
-    // The tiers are young: who wants them says so.
-    let tiers = switches().tmem_frontswap == Some(true);
     let platform =
-        Platform { xen: xen.is_some(), frontswap_built: true, own_tier: tiers, ..Platform::default() };
+        Platform { xen: xen.is_some(), frontswap_built: true, own_tier: true, ..Platform::default() };
     let selection = SELECTION.call_once(|| select(&switches(), &platform));
     log::info!("selfballooning {}", selection.selfballooning);
     paged::set_shortage(&Deflate);
@@ -133,13 +134,11 @@ fn obey_overcommit(machine: &'static Machine) {
     obey();
 }
 
-/// Has paged memory swap, if that was asked for.
+/// Has paged memory swap, unless that was not wanted.
 fn start_swap(machine: &'static Machine, selection: &Selection) {
+    log::info!("frontswap {}", selection.frontswap);
     if selection.frontswap.is_on() {
-        log::info!("frontswap {}", selection.frontswap);
         swap::start(machine);
-    } else {
-        log::info!("frontswap off; tmem.frontswap=1 has idle pages go to compressed memory");
     }
     machine.paged().set_commit_limit(commit_limit(machine, Frames::ZERO));
 }
@@ -186,6 +185,10 @@ fn pay_debt(balloon: &KernelBalloon, plan: &StartPlan) {
 fn deflate(balloon: &KernelBalloon, wanted: Frames) -> Deflated {
     let begun_ns = cpus::now_ns();
     let deflated = balloon.deflate_now(wanted);
+    DRY.store(
+        deflated.frames == Frames::ZERO && deflated.stopped != Some(Reason::InTransit),
+        Ordering::Relaxed,
+    );
     STALLS.fetch_add(1, Ordering::Relaxed);
     STALL_NS.fetch_add(cpus::now_ns().saturating_sub(begun_ns), Ordering::Relaxed);
     URGENT.store(true, Ordering::Release);
@@ -194,6 +197,16 @@ fn deflate(balloon: &KernelBalloon, wanted: Frames) -> Deflated {
         worker::urgent();
     }
     deflated
+}
+
+/// Whether memory can be expected from the balloon, as far as is known: there is some in it, the toolstack allows more, and
+/// nobody has been refused since some came last.
+pub(crate) fn can_bring() -> bool {
+    let can = |balloon: &KernelBalloon| {
+        let status = balloon.status();
+        status.ballooned > Frames::ZERO && status.reservation < status.ceiling && status.held_up.is_none()
+    };
+    !DRY.load(Ordering::Relaxed) && BALLOON.get().is_some_and(can)
 }
 
 /// Relief for the kernel's own allocations. Any context.
@@ -231,10 +244,10 @@ impl Shortage for Deflate {
             None => None,
         };
         if context == Context::MayNotBlock {
-            swap::wake();
+            reclaim::wake();
             return false;
         }
-        if stopped != Some(Reason::InTransit) && swap::reclaim_now(need) {
+        if stopped != Some(Reason::InTransit) && reclaim::relieve(need) {
             return true;
         }
         match stopped {

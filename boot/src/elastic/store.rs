@@ -2,7 +2,7 @@
 
 use super::worker::{self, Shared};
 use crate::platform::{Kernel, Mutex};
-use crate::{Domain, StoreService};
+use crate::{Domain, StoreService, swap};
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -134,6 +134,10 @@ fn publish(
         now.push(("goal-kib", kib(Frames::new(decision.goal_frames))));
         now.push(("floor-kib", kib(Frames::new(decision.floor_frames))));
         now.push(("reason", decision.reason.word().to_string()));
+    }
+    if let Some(swap) = swap::figures() {
+        now.push(("swapped-kib", kib(shared.machine.paged().swapped())));
+        now.push(("pool-kib", kib(swap.pool.frames())));
     }
     if let Some(verdict) = verdict {
         now.push(("toolstack", verdict.to_string()));

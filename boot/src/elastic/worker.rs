@@ -3,7 +3,7 @@
 use super::{KernelBalloon, SCRATCH, URGENT, stalls, store};
 use crate::platform::{Kernel, Mutex};
 use crate::tunables::tunables;
-use crate::{Domain, Machine, cpus, swap};
+use crate::{Domain, Machine, cpus, reclaim, swap};
 use core::sync::atomic::{AtomicBool, Ordering};
 use ebb::balloon::toolstack::TargetRule;
 use ebb::balloon::{Budget, Evacuate, Outcome, StartPlan};
@@ -12,7 +12,7 @@ use ebb::mm::frame::SparseBlock;
 use ebb::port::MemoryOps;
 use ebb::task::{Next, Worker};
 use ebb::tunable::{Group, Id};
-use ebb::units::{Frames, Kib};
+use ebb::units::{BLOCK_FRAMES, Frames, Kib};
 use policy::boot::{Selection, Switch};
 use policy::selfshrink::Action;
 use policy::{Decision, Settings};
@@ -21,6 +21,9 @@ use spin::once::Once;
 static WORKER: Once<Worker<Kernel>> = Once::new();
 /// The toolstack's target or a tunable has changed since the worker looked last.
 static CHANGED: AtomicBool = AtomicBool::new(false);
+
+/// Pages that go out or come home in one step: between two, the balloon takes what came free, and the toolstack is heard.
+const SWAP_STEP: Frames = Frames::new(BLOCK_FRAMES);
 
 /// What the worker has and shares with the store's consumers.
 #[derive(Debug)]
@@ -147,11 +150,15 @@ struct Steps {
     generation: Option<u64>,
     /// The outcome that was logged last.
     held: Option<Outcome>,
+    /// No page would leave any more: none is tried again before the next decision.
+    fruitless: bool,
+    /// How many pages the last decision leaves out, until the others are home.
+    stay_out: Option<Frames>,
 }
 
 impl Steps {
     fn new(shared: &'static Shared) -> Self {
-        Self { shared, daemon: Daemon::new(), generation: None, held: None }
+        Self { shared, daemon: Daemon::new(), generation: None, held: None, fruitless: false, stay_out: None }
     }
 
     fn step(&mut self) -> Next {
@@ -173,6 +180,11 @@ impl Steps {
         self.tell(&progress);
         if let Some(decision) = &progress.decision {
             self.swap(decision);
+            self.fruitless = false;
+        }
+        // What came free is for the balloon, before others have it; and nobody waits until all are home.
+        if self.make_room(progress.in_use) || self.bring_home() {
+            return Next::After(0);
         }
         match progress.next_ns {
             Some(next_ns) => Next::After(next_ns.saturating_sub(cpus::now_ns())),
@@ -181,17 +193,41 @@ impl Steps {
     }
 
     /// Does the decision's part that concerns swap.
-    fn swap(&self, decision: &Decision) {
-        let machine = self.shared.machine;
+    fn swap(&mut self, decision: &Decision) {
         if decision.evict_frames > 0 && tunables().is_on(Id::SwapEvict) {
-            let outcome = machine.paged().reclaim(Frames::new(decision.evict_frames));
+            let outcome = reclaim::reclaim(Frames::new(decision.evict_frames));
             log::debug!("reclaim: {} of {} frames evicted", outcome.freed.get(), decision.evict_frames);
         }
-        if let Action::Shrink { to_frames } = decision.shrink {
-            let home = swap::shrink(machine, Frames::new(to_frames));
-            log::debug!("selfshrink: {} frames came home, {to_frames} are to stay out", home.get());
+        match decision.shrink {
+            Action::Shrink { to_frames } => self.stay_out = Some(Frames::new(to_frames)),
+            // There may have been more than an interval's worth of them.
+            Action::Wait { .. } => {}
+            // Memory has run short meanwhile, or pages leave again.
+            _ => self.stay_out = None,
         }
-        swap::wake();
+        reclaim::wake();
+    }
+
+    /// Brings some of the pages home that the last decision wants home. Says whether there may be more of them.
+    fn bring_home(&mut self) -> bool {
+        let Some(target) = self.stay_out else { return false };
+        let home = swap::shrink(self.shared.machine, target, SWAP_STEP);
+        log::debug!("selfshrink: {} frames came home, {} are to stay out", home.get(), target.get());
+        if home < SWAP_STEP {
+            self.stay_out = None;
+        }
+        self.stay_out.is_some()
+    }
+
+    /// Has pages leave where the toolstack takes away memory that is in use, a part of it at a time. Says whether memory
+    /// came free.
+    fn make_room(&mut self, in_use: Frames) -> bool {
+        if in_use == Frames::ZERO || self.fruitless || !tunables().is_on(Id::SwapEvict) {
+            return false;
+        }
+        let outcome = reclaim::reclaim(in_use.min(SWAP_STEP));
+        self.fruitless = outcome.freed == Frames::ZERO && !outcome.busy;
+        outcome.freed > Frames::ZERO
     }
 
     /// Hands the tunables to those who obey them, if any has changed.

@@ -107,6 +107,8 @@ fn interrupt_enter() {
 
 /// The interrupt is over: perhaps another thread runs first.
 fn interrupt_exit(frame: &mut TrapFrame) {
+    // Interrupts were on: none of the locks is held under which somebody may have wanted this.
+    crate::reclaim::pass_on_calls(|| true);
     let threads = threads();
     if threads.wants_switch() {
         // What the fast path has read may not be true any more when the thread goes on.

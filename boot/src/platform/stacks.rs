@@ -85,10 +85,22 @@ fn bottom(slot: usize) -> u64 {
 
 /// A stack, if there is memory for one. Any context.
 pub(super) fn allocate() -> Option<Stack> {
-    let slot = without_interrupts(|| {
-        let mut slots = SLOTS.lock();
-        slots.take_free().or_else(|| slots.map_new())
-    })?;
+    let take = || {
+        without_interrupts(|| {
+            let mut slots = SLOTS.lock();
+            slots.take_free().or_else(|| slots.map_new())
+        })
+    };
+    let mut tries = 0;
+    let slot = loop {
+        if let Some(slot) = take() {
+            break slot;
+        }
+        tries += 1;
+        if tries > relief::MOST_TRIES || !relief::wait(Frames::new(PAGES)) {
+            return None;
+        }
+    };
     let bottom = NonNull::new(core::ptr::with_exposed_provenance_mut(bottom(slot) as usize))?;
     // SAFETY: the slot is mapped, writable, for good, and this call's alone; the page below is never mapped.
     Some(unsafe { Stack::new(bottom, (PAGES * PAGE) as usize) })

@@ -202,6 +202,12 @@ impl<'a, 'm, P, D, L: LockKind> Balloon<'a, 'm, P, D, L> {
         Frames::new(self.base.saturating_sub(held))
     }
 
+    /// What the guest has and the toolstack wants back, by the balloon's count.
+    #[must_use]
+    pub fn above_ceiling(&self) -> Frames {
+        self.reservation().saturating_sub(Frames::new(self.ceiling.load(Ordering::Relaxed)))
+    }
+
     /// Frames in the balloon.
     #[must_use]
     pub fn ballooned(&self) -> Frames {

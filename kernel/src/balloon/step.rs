@@ -163,8 +163,9 @@ impl<P: MemoryOps + HvmOps, D: DirectMap, L: LockKind> Balloon<'_, '_, P, D, L> 
     ) -> Moved {
         let debt = self.debt.load(Ordering::SeqCst);
         let keep_until_ns = self.keep_until_ns.load(Ordering::Relaxed);
-        // Debts come first: until they are paid, what is free is not really there.
-        if now_ns < keep_until_ns && debt == 0 {
+        // Debts come first: until they are paid, what is free is not really there. And what the toolstack takes away is no
+        // matter for a better target: a load that keeps running out of memory would keep it for ever.
+        if now_ns < keep_until_ns && debt == 0 && self.above_ceiling() == Frames::ZERO {
             return Err(Outcome::Held(Reason::Pressure, self.down.held(keep_until_ns, Reason::Pressure)));
         }
         // A refusal is waited out; a state of the guest is looked at again.
@@ -205,6 +206,9 @@ impl<P: MemoryOps + HvmOps, D: DirectMap, L: LockKind> Balloon<'_, '_, P, D, L> 
         match stopped {
             Some(Stop::Aborted) => {
                 self.heed_pressure(now_ns);
+                if self.above_ceiling() > Frames::ZERO {
+                    return Err(Outcome::More);
+                }
                 let until_ns = self.keep_until_ns.load(Ordering::Relaxed);
                 Err(Outcome::Held(Reason::Pressure, self.down.held(until_ns, Reason::Pressure)))
             }

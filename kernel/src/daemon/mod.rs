@@ -23,7 +23,7 @@ mod toolstack;
 pub use observe::Observed;
 pub use toolstack::{Toolstack, Verdict};
 
-use crate::balloon::{Balloon, Budget, Evacuate, Outcome, Scratch, Step};
+use crate::balloon::{Balloon, Budget, Evacuate, Outcome, Reason, Scratch, Step};
 use crate::mm::direct_map::DirectMap;
 use crate::mm::frame::LockKind;
 use crate::port::{HvmOps, MemoryOps};
@@ -55,6 +55,9 @@ pub struct Progress {
     pub decision: Option<Decision>,
     /// What the balloon moved.
     pub moved: Step,
+    /// What the toolstack takes away and is in use: where pages have somewhere to go, so many frames are to be made free
+    /// for the next step.
+    pub in_use: Frames,
     /// When the next step is due, by the same clock; `None`: when there is a cause.
     pub next_ns: Option<u64>,
 }
@@ -79,7 +82,8 @@ impl Daemon {
 
     /// One step, at `now_ns` by any clock that does not go backwards.
     ///
-    /// `observe` is called only if a decision is due. Selfshrinking's part of the decision is the caller's to carry out.
+    /// `observe` is called only if a decision is due. Selfshrinking's part of the decision, and making room for what the
+    /// toolstack takes away ([`Progress::in_use`]), is the caller's to carry out.
     #[expect(clippy::too_many_arguments, reason = "each is a part that tests replace on its own")]
     pub fn step<P, D, L>(
         &mut self,
@@ -102,7 +106,11 @@ impl Daemon {
             balloon.set_target(Frames::new(decision.target_frames));
         }
         let moved = balloon.step(now_ns, budget, scratch, evacuate);
-        Progress { decision, moved, next_ns: self.next_ns(now_ns, moved.outcome) }
+        let in_use = match moved.outcome {
+            Outcome::Held(Reason::Reserve, _) => balloon.above_ceiling(),
+            _ => Frames::ZERO,
+        };
+        Progress { decision, moved, in_use, next_ns: self.next_ns(now_ns, moved.outcome) }
     }
 
     /// When the next step is due after one that ended so: for the balloon's sake or for a decision's.

@@ -66,6 +66,7 @@ impl Observed {
             static_max_frames: self.base.get(),
             free_frames: stats.available().get(),
             low_frames: stats.watermarks.low.get(),
+            high_frames: stats.watermarks.high.get(),
             urgent,
             activity: Activity {
                 elapsed_ns: last.map_or(0, |(elapsed_ns, _)| elapsed_ns),

@@ -127,6 +127,11 @@ impl<A: Arena, S: Extents> Heap<A, S> {
         Self { classes: Classes::new(), holes: Holes::empty(), arena, source, backed: 0 }
     }
 
+    /// Where its frames come from.
+    pub const fn source_mut(&mut self) -> &mut S {
+        &mut self.source
+    }
+
     /// Bytes of memory behind the heap.
     pub const fn backed(&self) -> usize {
         self.backed

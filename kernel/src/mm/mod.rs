@@ -5,6 +5,7 @@
 //! are values over memory that the caller supplies, so a test can make ten of them. [`exchange`] trades frames for
 //! holes with the hypervisor and back; [`direct_map`] is what it asks of the page tables. A [`page`] is a frame
 //! lent to who copies it away or fills it; [`pool_frames`] gives frames with their bytes to who stores things in them.
+//! [`sparse`] is for books that grow with what is in use.
 
 pub mod direct_map;
 pub mod exchange;
@@ -13,3 +14,4 @@ pub mod heap;
 pub mod page;
 pub mod paged;
 pub mod pool_frames;
+pub mod sparse;

@@ -10,6 +10,7 @@
 
 mod mailbox;
 mod message;
+mod primitive;
 mod set;
 mod shootdown;
 

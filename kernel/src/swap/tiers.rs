@@ -1,11 +1,9 @@
 //! The guest's own tiers, as frontswap knows them: a slot's page has a handle, and the handles are kept by slot.
 //!
 //! Each serves one swap type, with the slots that it was made for; it refuses what has no name there. Frontswap does one
-//! thing at a time to a slot, so a handle needs no lock.
+//! thing at a time to a slot, so a handle needs no lock. The handles of 512 slots come when they are needed first.
 
-use alloc::boxed::Box;
 use alloc::collections::TryReserveError;
-use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,33 +12,46 @@ use percpu::Cpus;
 use super::pool::{self, Handle, Pool};
 use crate::mm::page::Page;
 use crate::mm::pool_frames::PoolFrames;
+use crate::mm::sparse::Sparse;
 use crate::tmem::tier::{Load, Loss, Refusal, Slot, Store, SwapType, Tier};
 use crate::units::FRAME_SIZE;
 use xen_abi::Errno;
 
-/// A number for each slot of a swap type.
+/// Slots whose handles come together: 2 MiB of pages, and a frame of handles.
+const CHUNK: usize = 512;
+
+/// A number for each slot of a swap type, 0 at first.
 #[derive(Debug)]
 struct Handles {
     swap: SwapType,
-    of: Box<[AtomicU64]>,
+    of: Sparse<AtomicU64, CHUNK>,
 }
 
 impl Handles {
     fn new(swap: SwapType, slots: u64) -> Result<Self, TryReserveError> {
-        let slots = usize::try_from(slots).unwrap_or(usize::MAX);
-        let mut of = Vec::new();
-        of.try_reserve_exact(slots)?;
-        of.extend((0..slots).map(|_| AtomicU64::new(0)));
-        Ok(Self { swap, of: of.into_boxed_slice() })
+        Ok(Self { swap, of: Sparse::new(slots)? })
     }
 
+    /// The number of a slot that may have one.
     fn of(&self, slot: Slot) -> Option<&AtomicU64> {
-        let place = usize::try_from(slot.offset).ok().filter(|_| slot.swap == self.swap)?;
-        self.of.get(place)
+        self.of.get(slot.offset).filter(|_| slot.swap == self.swap)
+    }
+
+    /// The number of a slot that is to have one.
+    fn make(&self, slot: Slot) -> Result<&AtomicU64, Refusal> {
+        if slot.swap != self.swap {
+            return Err(Refusal::NoName);
+        }
+        self.of.make_for(slot.offset).map_err(|_| Refusal::Full)?.ok_or(Refusal::NoName)
     }
 
     fn serves(&self, swap: SwapType, slots: u64) -> Result<(), Refusal> {
-        if swap == self.swap && slots <= self.of.len() as u64 { Ok(()) } else { Err(Refusal::NoName) }
+        if swap == self.swap && slots <= self.of.len() { Ok(()) } else { Err(Refusal::NoName) }
+    }
+
+    /// The slots of this swap type that may have a number.
+    fn slots(&self, swap: SwapType) -> impl Iterator<Item = Slot> {
+        self.of.iter().filter(move |_| swap == self.swap).map(move |(offset, _)| Slot { swap, offset })
     }
 }
 
@@ -50,7 +61,7 @@ pub struct SameTier {
     pages: AtomicU64,
     words: Handles,
     /// Whether a slot is in use, a bit for each.
-    used: Box<[AtomicU64]>,
+    used: Sparse<AtomicU64, { CHUNK / 64 }>,
 }
 
 impl SameTier {
@@ -58,9 +69,9 @@ impl SameTier {
     ///
     /// # Errors
     ///
-    /// If the heap has no memory for a word per slot.
+    /// If the heap has no memory for a few bytes per 2 MiB of slots.
     pub fn new(swap: SwapType, slots: u64) -> Result<Self, TryReserveError> {
-        let used = Handles::new(swap, slots.div_ceil(64))?.of;
+        let used = Sparse::new(slots.div_ceil(64))?;
         Ok(Self { pages: AtomicU64::new(0), words: Handles::new(swap, slots)?, used })
     }
 
@@ -70,15 +81,10 @@ impl SameTier {
         self.pages.load(Ordering::Relaxed)
     }
 
-    /// Says whether a slot is in use, and answers whether it was.
-    fn set_used(&self, slot: Slot, used: bool) -> bool {
-        let (word, bit) = (&self.used[(slot.offset / 64) as usize], 1 << (slot.offset % 64));
-        let before = if used {
-            word.fetch_or(bit, Ordering::Relaxed)
-        } else {
-            word.fetch_and(!bit, Ordering::Relaxed)
-        };
-        before & bit != 0
+    /// The word with a slot's bit, and the bit.
+    fn bit(&self, slot: Slot) -> Option<(&AtomicU64, u64)> {
+        let word = self.used.get(slot.offset / 64).filter(|_| slot.swap == self.words.swap)?;
+        Some((word, 1 << (slot.offset % 64)))
     }
 }
 
@@ -91,34 +97,44 @@ impl Tier for SameTier {
         self.words.serves(swap, slots)
     }
 
+    fn prepare(&self, slot: Slot) -> Result<(), Refusal> {
+        self.words.make(slot)?;
+        self.used.make_for(slot.offset / 64).map(drop).map_err(|_| Refusal::Full)
+    }
+
     fn store(&self, slot: Slot, page: &Page<'_>) -> Store {
-        let Some(place) = self.words.of(slot) else { return Store::Refused(Refusal::NoName) };
         let _ = self.invalidate(slot);
         let Some(word) = page.same_filled() else { return Store::Refused(Refusal::Unsuitable) };
+        if let Err(refusal) = self.prepare(slot) {
+            return Store::Refused(refusal);
+        }
+        let (Some(place), Some((used, bit))) = (self.words.of(slot), self.bit(slot)) else {
+            return Store::Refused(Refusal::NoName);
+        };
         place.store(word, Ordering::Relaxed);
-        self.set_used(slot, true);
+        used.fetch_or(bit, Ordering::Relaxed);
         self.pages.fetch_add(1, Ordering::Relaxed);
         Store::Stored
     }
 
     fn load(&self, slot: Slot, page: &mut Page<'_>) -> Load {
-        let Some(place) = self.words.of(slot) else { return Load::Failed(Loss::Missing) };
-        if self.used[(slot.offset / 64) as usize].load(Ordering::Relaxed) >> (slot.offset % 64) & 1 == 0 {
-            return Load::Failed(Loss::Missing);
-        }
-        page.fill(place.load(Ordering::Relaxed));
+        let in_use = self.bit(slot).is_some_and(|(used, bit)| used.load(Ordering::Relaxed) & bit != 0);
+        let Some(word) = self.words.of(slot).filter(|_| in_use) else { return Load::Failed(Loss::Missing) };
+        page.fill(word.load(Ordering::Relaxed));
         Load::Loaded
     }
 
     fn invalidate(&self, slot: Slot) -> Result<(), Errno> {
-        if self.words.of(slot).is_some() && self.set_used(slot, false) {
+        if let Some((used, bit)) = self.bit(slot)
+            && used.fetch_and(!bit, Ordering::Relaxed) & bit != 0
+        {
             self.pages.fetch_sub(1, Ordering::Relaxed);
         }
         Ok(())
     }
 
     fn invalidate_area(&self, swap: SwapType) -> Result<(), Errno> {
-        (0..self.words.of.len() as u64).try_for_each(|offset| self.invalidate(Slot { swap, offset }))
+        self.words.slots(swap).try_for_each(|slot| self.invalidate(slot))
     }
 }
 
@@ -140,7 +156,7 @@ impl<F: PoolFrames, P: Cpus> PoolTier<F, P> {
     ///
     /// # Errors
     ///
-    /// If the heap has no memory for a word per slot.
+    /// If the heap has no memory for a few bytes per 2 MiB of slots.
     pub fn new(pool: Pool<F, P>, swap: SwapType, slots: u64) -> Result<Self, TryReserveError> {
         Ok(Self { pool, handles: Handles::new(swap, slots)? })
     }
@@ -166,8 +182,15 @@ impl<F: PoolFrames, P: Cpus> Tier for PoolTier<F, P> {
         self.handles.serves(swap, slots)
     }
 
+    fn prepare(&self, slot: Slot) -> Result<(), Refusal> {
+        self.handles.make(slot).map(drop)
+    }
+
     fn store(&self, slot: Slot, page: &Page<'_>) -> Store {
-        let Some(place) = self.handles.of(slot) else { return Store::Refused(Refusal::NoName) };
+        let place = match self.handles.make(slot) {
+            Ok(place) => place,
+            Err(refusal) => return Store::Refused(refusal),
+        };
         let _ = self.invalidate(slot);
         // The pool wants plain bytes, and a page is words that others may share.
         let mut bytes = [0; FRAME_SIZE];
@@ -213,6 +236,6 @@ impl<F: PoolFrames, P: Cpus> Tier for PoolTier<F, P> {
     }
 
     fn invalidate_area(&self, swap: SwapType) -> Result<(), Errno> {
-        (0..self.handles.of.len() as u64).try_for_each(|offset| self.invalidate(Slot { swap, offset }))
+        self.handles.slots(swap).try_for_each(|slot| self.invalidate(slot))
     }
 }

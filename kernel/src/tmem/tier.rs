@@ -143,6 +143,16 @@ pub trait Tier: Sync {
         Ok(())
     }
 
+    /// Makes the books of a slot and of those around it, so that a [`store`](Self::store) there needs none.
+    ///
+    /// # Errors
+    ///
+    /// If there is no memory for them.
+    fn prepare(&self, slot: Slot) -> Result<(), Refusal> {
+        let _ = slot;
+        Ok(())
+    }
+
     /// Keeps a copy of the page, in place of any older one of the slot.
     fn store(&self, slot: Slot, page: &Page<'_>) -> Store;
 
@@ -175,6 +185,9 @@ impl<T: Tier + ?Sized> Tier for &T {
     }
     fn init(&self, swap: SwapType, slots: u64) -> Result<(), Refusal> {
         (**self).init(swap, slots)
+    }
+    fn prepare(&self, slot: Slot) -> Result<(), Refusal> {
+        (**self).prepare(slot)
     }
     fn store(&self, slot: Slot, page: &Page<'_>) -> Store {
         (**self).store(slot, page)

@@ -8,12 +8,14 @@
 //! flag without draining the selector, clearing a selector bit without scanning its word, and leaving a pending
 //! bit set on a port that is not masked. Every update of a shared word is one atomic read-modify-write.
 //!
-//! Everything here is lock-free, never blocks and may be used in an interrupt handler.
+//! Everything here is lock-free, never blocks and may be used in an interrupt handler. A model checker runs this file
+//! over its own atomics: `tests/loom` does.
 
 use super::SharedPage;
+use super::shared::AtomicU64;
 use crate::port::EventOps;
 use crate::units::{EventPort, VcpuId};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 use xen_abi::Errno;
 use xen_abi::shared_info::{LEGACY_VCPUS, MASK, PENDING, PORT_WORDS, vcpu};
 
@@ -181,49 +183,20 @@ fn bits(mut word: u64) -> impl Iterator<Item = usize> {
     })
 }
 
-/// An atomic word, so that the set can be model-checked over another implementation of atomics. The operations are
-/// those of [`AtomicU64`].
-pub trait Word {
-    /// No bit set.
-    const EMPTY: Self;
-    /// Reads the word.
-    fn load(&self, order: Ordering) -> u64;
-    /// Sets bits and answers the word before.
-    fn fetch_or(&self, bits: u64, order: Ordering) -> u64;
-    /// Clears all but some bits and answers the word before.
-    fn fetch_and(&self, bits: u64, order: Ordering) -> u64;
-}
-
-impl Word for AtomicU64 {
-    const EMPTY: Self = Self::new(0);
-
-    fn load(&self, order: Ordering) -> u64 {
-        self.load(order)
-    }
-
-    fn fetch_or(&self, bits: u64, order: Ordering) -> u64 {
-        self.fetch_or(bits, order)
-    }
-
-    fn fetch_and(&self, bits: u64, order: Ordering) -> u64 {
-        self.fetch_and(bits, order)
-    }
-}
-
 /// A set of ports that interrupt handlers and waiters share without a lock.
 ///
 /// Two uses: the ports that have fired since somebody last took them, and the ports bound to one vCPU. Adding a
 /// port publishes what was written before it to whoever takes it.
 #[derive(Debug)]
-pub struct PortSet<W = AtomicU64> {
-    words: [W; PORT_WORDS],
+pub struct PortSet {
+    words: [AtomicU64; PORT_WORDS],
 }
 
-impl<W: Word> PortSet<W> {
+impl PortSet {
     /// The empty set.
     #[must_use]
     pub const fn new() -> Self {
-        Self { words: [const { W::EMPTY }; PORT_WORDS] }
+        Self { words: [const { AtomicU64::new(0) }; PORT_WORDS] }
     }
 
     /// Adds a port. One that the layout does not have is ignored: nobody can signal it.
@@ -253,11 +226,13 @@ impl<W: Word> PortSet<W> {
     }
 }
 
-impl<W: Word> Default for PortSet<W> {
+impl Default for PortSet {
     fn default() -> Self {
         Self::new()
     }
 }
 
 #[cfg(test)]
+#[cfg(not(loom))]
+#[path = "events/tests.rs"] // also where a model includes this file
 mod tests;

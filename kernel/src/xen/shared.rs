@@ -6,7 +6,9 @@
 
 use crate::units::FRAME_SIZE;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+
+pub(super) use core::sync::atomic::AtomicU64;
 
 /// A mapped frame shared with the outside.
 ///

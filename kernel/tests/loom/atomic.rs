@@ -36,6 +36,7 @@ macro_rules! atomics {
 
 atomics! {
     AtomicBool: bool;
+    AtomicU8: u8;
     AtomicU32: u32;
     AtomicU64: u64;
 }
@@ -59,24 +60,87 @@ impl AtomicBool {
     }
 }
 
+/// The gate for one CPU; the states are `lock.rs`'s.
+impl AtomicU8 {
+    /// The upcall flag is lowered with this.
+    pub(crate) fn swap(&self, value: u8, order: Ordering) -> u8 {
+        self.real().swap(value, order)
+    }
+
+    pub(crate) fn load(&self, order: Ordering) -> u8 {
+        self.real().load(order)
+    }
+
+    pub(crate) fn store(&self, value: u8, order: Ordering) {
+        const PARKED: u8 = 2;
+        let order = if value == PARKED { weakened(order, Mistake::RelaxedPark) } else { order };
+        self.real().store(value, order);
+    }
+
+    pub(crate) fn compare_exchange(
+        &self,
+        from: u8,
+        to: u8,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<u8, u8> {
+        const AFAR: u8 = 3;
+        if made(Mistake::DrainedAwake) && to == AFAR {
+            // Whatever it was.
+            return Ok(self.real().swap(to, success));
+        }
+        self.real().compare_exchange(from, to, weakened(success, Mistake::RelaxedWake), failure)
+    }
+}
+
 impl AtomicU32 {
     pub(crate) fn load(&self, order: Ordering) -> u32 {
         self.real().load(order)
     }
 
     pub(crate) fn store(&self, value: u32, order: Ordering) {
-        self.real().store(value, order);
+        self.real().store(value, weakened(order, Mistake::RelaxedPost));
+    }
+
+    pub(crate) fn compare_exchange(
+        &self,
+        from: u32,
+        to: u32,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<u32, u32> {
+        if made(Mistake::SplitChange) {
+            let before = self.real().load(Ordering::Acquire);
+            if before != from {
+                return Err(before);
+            }
+            self.real().store(to, Ordering::Release);
+            return Ok(before);
+        }
+        let failure = weakened(failure, Mistake::RelaxedGivingUp);
+        self.real().compare_exchange(from, to, weakened(success, Mistake::RelaxedChange), failure)
     }
 }
 
-impl ebb::xen::events::Word for AtomicU64 {
-    const EMPTY: Self = Self::new(0);
-
-    fn load(&self, order: Ordering) -> u64 {
+impl AtomicU64 {
+    /// Loom takes a sequentially consistent load for one that acquires, but knows the fence.
+    pub(crate) fn load(&self, order: Ordering) -> u64 {
+        if order == Ordering::SeqCst {
+            loom::sync::atomic::fence(order);
+        }
         self.real().load(order)
     }
 
-    fn fetch_or(&self, bits: u64, order: Ordering) -> u64 {
+    pub(crate) fn swap(&self, value: u64, order: Ordering) -> u64 {
+        if made(Mistake::SplitSwap) {
+            let before = self.real().load(Ordering::Acquire);
+            self.real().store(value, Ordering::Release);
+            return before;
+        }
+        self.real().swap(value, order)
+    }
+
+    pub(crate) fn fetch_or(&self, bits: u64, order: Ordering) -> u64 {
         if made(Mistake::SplitInsert) {
             let before = self.real().load(Ordering::Acquire);
             self.real().store(before | bits, Ordering::Release);
@@ -85,12 +149,22 @@ impl ebb::xen::events::Word for AtomicU64 {
         self.real().fetch_or(bits, weakened(order, Mistake::RelaxedInsert))
     }
 
-    fn fetch_and(&self, bits: u64, order: Ordering) -> u64 {
+    pub(crate) fn fetch_and(&self, bits: u64, order: Ordering) -> u64 {
         if made(Mistake::SplitTake) {
             let before = self.real().load(Ordering::Acquire);
             self.real().store(before & bits, Ordering::Release);
             return before;
         }
         self.real().fetch_and(bits, weakened(order, Mistake::RelaxedTake))
+    }
+
+    /// Xen sets bits, and makes no mistakes.
+    pub(crate) fn signal(&self, bits: u64) -> u64 {
+        self.real().fetch_or(bits, Ordering::SeqCst)
+    }
+
+    /// Xen clears all but some.
+    pub(crate) fn clear(&self, bits: u64) -> u64 {
+        self.real().fetch_and(bits, Ordering::SeqCst)
     }
 }

@@ -14,6 +14,21 @@
 )]
 
 mod atomic;
+mod channels;
 mod frame;
+mod mailbox;
 mod model;
 mod ports;
+
+/// Where the kernel's source looks for the hypervisor: what it needs of it.
+mod port {
+    pub(crate) trait EventOps {
+        /// Clears the port's mask and, if it was pending, raises its upcall.
+        fn unmask(&self, port: ebb::units::EventPort) -> Result<(), xen_abi::Errno>;
+    }
+}
+
+/// Where it looks for its units.
+mod units {
+    pub(crate) use ebb::units::{EventPort, FRAME_SIZE, VcpuId};
+}

@@ -15,6 +15,12 @@ pub(crate) enum Mistake {
     RelaxedEnter,
     /// It is looked at and then closed, in two steps.
     SplitEnter,
+    /// A gate for one CPU is parked, or given back to those who find it parked, without a release.
+    RelaxedPark,
+    /// A parked gate is entered without an acquire.
+    RelaxedWake,
+    /// Another CPU enters a gate for one CPU that is not parked.
+    DrainedAwake,
     /// It is a gate for one CPU, and two enter.
     OneCpuGate,
     /// A port is added without a release.
@@ -23,8 +29,20 @@ pub(crate) enum Mistake {
     SplitInsert,
     /// A port is removed without an acquire.
     RelaxedTake,
-    /// A word of the set is read, and written back without the port.
+    /// A word of the set, or of the pending bits, is read, and written back without the port.
     SplitTake,
+    /// A port is unmasked, and nobody looks whether an event came before.
+    DeafUnmask,
+    /// The selector is read, and then cleared.
+    SplitSwap,
+    /// A function is put into the mailbox, or its place given back, without a release.
+    RelaxedPost,
+    /// It is taken, or said to be done, without acquiring or releasing.
+    RelaxedChange,
+    /// Who gives up finds that it is done, and does not acquire that.
+    RelaxedGivingUp,
+    /// The mailbox's state is looked at, and then changed.
+    SplitChange,
 }
 
 thread_local! {

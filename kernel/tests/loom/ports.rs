@@ -1,20 +1,17 @@
 //! The set of ports between interrupt handlers and waiters: nothing that happened is forgotten, or told twice.
 
-use crate::atomic::AtomicU64;
+use crate::channels::events::PortSet;
 use crate::model::{Model, tests};
-use ebb::units::EventPort;
-use ebb::xen::events::PortSet;
+use crate::units::EventPort;
 use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::thread;
 use std::sync::Arc;
 
-type Set = PortSet<AtomicU64>;
-
 /// Two ports of one word.
 const PORTS: [EventPort; 2] = [EventPort::new(5), EventPort::new(6)];
 
-fn set() -> Arc<Set> {
-    let set = Set::new();
+fn set() -> Arc<PortSet> {
+    let set = PortSet::new();
     // Makes the word.
     assert!(!set.contains(PORTS[0]));
     Arc::new(set)

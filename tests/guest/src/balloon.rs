@@ -99,7 +99,9 @@ case!(on Xen: "balloon.whole_blocks_go_and_come", |machine| alone(machine, |ball
     }
     let now = balloon.status().exchange;
     let released = (now.released_blocks - stats.released_blocks) * BLOCK_FRAMES;
-    same("released", released + now.released_frames - stats.released_frames, 2 * OUT)?;
+    let all = released + now.released_frames - stats.released_frames;
+    // The machine's worker may have brought some back in between, which then went once more.
+    ensure(all >= 2 * OUT, &format!("{all} frames went, of {}", 2 * OUT))?;
     ensure(released > OUT, "hardly anything went in blocks")?;
     same("refused", now.release_refusals - stats.release_refusals, 0)
 }));

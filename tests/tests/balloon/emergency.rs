@@ -105,7 +105,42 @@ fn the_worker_keeps_memory_for_a_while_after_an_emergency() {
 }
 
 #[test]
+fn an_emergency_keeps_nothing_from_a_toolstack_that_takes_it_away() {
+    booted(&plain(32), 1, |guest| {
+        let _ = guest.hold_out(4 * BLOCK);
+        let ceiling = guest.plan.base - Frames::new(6 * BLOCK);
+        guest.balloon.set_ceiling(ceiling);
+        assert_eq!(guest.balloon.above_ceiling(), Frames::new(2 * BLOCK));
+        let nothing = Deflated { frames: Frames::ZERO, stopped: Some(Reason::Ceiling) };
+        assert_eq!(guest.balloon.deflate_now(Frames::new(1)), nothing);
+        let now = 100 * S;
+        assert_eq!(guest.step(now).outcome, Outcome::Reached);
+        assert_eq!((guest.model.charged(), guest.balloon.above_ceiling()), (ceiling, Frames::ZERO));
+        // Below it, the guest's own wish waits as ever.
+        guest.balloon.set_target(guest.plan.base - Frames::new(8 * BLOCK));
+        let _ = guest.balloon.deflate_now(Frames::new(1));
+        assert_eq!(guest.step(now).outcome, Outcome::Held(Reason::Pressure, now + PRESSURE_HOLD_NS));
+        guest.check();
+    });
+}
+
+#[test]
 fn an_emergency_stops_a_release_that_has_not_left_yet() {
+    let held = Outcome::Held(Reason::Pressure, 7 + PRESSURE_HOLD_NS);
+    let brought = Deflated { frames: Frames::new(2 * BLOCK), stopped: Some(Reason::InTransit) };
+    // There is more, on its way.
+    assert_eq!(interrupted_release(false), (held, brought, held));
+}
+
+#[test]
+fn what_the_toolstack_takes_is_tried_again_at_once_after_an_emergency() {
+    let nothing = Deflated { frames: Frames::ZERO, stopped: Some(Reason::Ceiling) };
+    assert_eq!(interrupted_release(true), (Outcome::More, nothing, Outcome::Reached));
+}
+
+/// An emergency while four blocks are on their way out, which the toolstack has taken away, or which are the guest's own
+/// wish. Answers how the release ended, what the emergency brought, and how another release at once ends.
+fn interrupted_release(taken: bool) -> (Outcome, Deflated, Outcome) {
     // While the worker scrubs, somebody runs out of memory.
     type Hook = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
     let config = plain(32);
@@ -129,7 +164,10 @@ fn an_emergency_stops_a_release_that_has_not_left_yet() {
     };
     assert_eq!(step(2 * BLOCK, 0).outcome, Outcome::Reached);
     let brought = Mutex::new(Cell::new(None));
-    std::thread::scope(|scope| {
+    if taken {
+        balloon.set_ceiling(plan.base - Frames::new(6 * BLOCK));
+    }
+    let first = std::thread::scope(|scope| {
         let (start, started) = std::sync::mpsc::channel::<()>();
         let (end, ended) = std::sync::mpsc::channel::<()>();
         let (balloon, brought) = (&balloon, &brought);
@@ -142,17 +180,15 @@ fn an_emergency_stops_a_release_that_has_not_left_yet() {
             start.send(()).expect("the other thread waits");
             ended.recv().expect("the other thread ends");
         }));
-        let step = step(6 * BLOCK, 7);
-        assert_eq!(step.outcome, Outcome::Held(Reason::Pressure, 7 + PRESSURE_HOLD_NS));
-        assert_eq!(step.released, Frames::ZERO, "what had not left stays");
+        step(6 * BLOCK, 7)
     });
-    let deflated = brought.into_inner().expect("alone").get();
-    let expected = Deflated { frames: Frames::new(2 * BLOCK), stopped: Some(Reason::InTransit) };
-    assert_eq!(deflated, Some(expected), "there is more, on its way");
+    assert_eq!(first.released, Frames::ZERO, "what had not left stays");
     assert_eq!(balloon.status().exchange.aborted, 4);
     assert_eq!(frames.stats().known_zero.get(), 4 * BLOCK, "scrubbed, and kept");
     let accounts = balloon.validate().expect("the books balance");
-    assert_eq!((accounts.reservation, map.hidden()), (model.charged(), Frames::ZERO));
+    assert_eq!((accounts.reservation, map.hidden()), (model.charged(), balloon.ballooned()));
+    let brought = brought.into_inner().expect("alone").get().expect("it ran");
+    (first.outcome, brought, step(6 * BLOCK, 7).outcome)
 }
 
 #[test]

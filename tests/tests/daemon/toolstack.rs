@@ -69,9 +69,12 @@ fn a_target_below_what_is_in_use_is_approached_as_memory_comes_free() {
             machine.pass(60 * S);
             assert_eq!(machine.held(), Some(Reason::Reserve));
             assert!(machine.charged() > mib(50), "nothing is taken from the application");
+            let above = machine.charged() - (base - mib(32));
+            assert_eq!(machine.step().in_use, above, "what would have to leave is known");
             machine.application.verify();
             machine.load_until(mib(20), machine.now_ns + 5 * S, |_| {});
             assert!(machine.charged() <= base - mib(32), "{}", machine.charged());
+            assert_eq!(machine.step().in_use, Frames::ZERO);
             machine.check();
             machine.end(64);
         });

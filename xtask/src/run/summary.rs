@@ -4,7 +4,7 @@ use super::args::{Plan, Platform, Workload};
 use super::listen::{Done, Listener};
 use super::millis;
 use crate::qemu;
-use crate::view::figures::{self, Figures};
+use crate::view::figures::{self, Figures, Swapped};
 use crate::view::timeline::Timeline;
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -34,6 +34,8 @@ pub(crate) struct Measured {
     pub(crate) work_total: Option<u64>,
     /// Values that were wrong when the workload read them back.
     pub(crate) verify_errors: Option<u64>,
+    /// What went to swap and came back; null without swap.
+    pub(crate) swap: Option<Swapped>,
 }
 
 /// One guest.
@@ -247,6 +249,12 @@ impl Summary {
         if let (Some(work), Some(errors)) = (m.work_total, m.verify_errors) {
             lines.push(format!("work done: {work}, wrong values: {errors}"));
         }
+        if let Some(swap) = m.swap.filter(|swap| swap.most_kib > 0) {
+            let Swapped { most_kib, last_kib, .. } = swap;
+            let taken = swap.frames_most_kib.map(|kib| format!(", in {kib} KiB of the pool's"));
+            let taken = taken.unwrap_or_default();
+            lines.push(format!("swapped at the most: {most_kib} KiB{taken}; at the end: {last_kib} KiB"));
+        }
         lines.extend(self.notes.iter().cloned());
         let emulated = if self.accelerator.starts_with("tcg") {
             "; times are QEMU's emulation's, good to compare only"
@@ -260,8 +268,15 @@ impl Summary {
 
 impl Measured {
     fn new(figures: Figures, work_total: Option<u64>, verify_errors: Option<u64>) -> Self {
-        let Figures { host_min_kib, host_max_kib, guest_min_kib, guest_max_kib, compared, disagreements } =
-            figures;
+        let Figures {
+            host_min_kib,
+            host_max_kib,
+            guest_min_kib,
+            guest_max_kib,
+            compared,
+            disagreements,
+            swap,
+        } = figures;
         Self {
             host_min_kib,
             host_max_kib,
@@ -271,6 +286,7 @@ impl Measured {
             disagreements,
             work_total,
             verify_errors,
+            swap,
         }
     }
 }

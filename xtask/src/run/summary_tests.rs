@@ -90,12 +90,35 @@ fn what_was_not_taken_is_null() {
         "disagreements",
         "work_total",
         "verify_errors",
+        "swap",
     ];
     for key in keys {
         assert_eq!(json.get(key), Some(&serde_json::Value::Null), "{key}");
         assert_eq!(json["guests"][0].get(key), Some(&serde_json::Value::Null), "{key}");
     }
     assert_eq!((&json["outcome"], &json["ok"]), (&"hung".into(), &false.into()));
+}
+
+#[test]
+fn what_went_to_swap_is_told() {
+    let mut swapping = track("ebb-1", 5000, 70);
+    for (sample, kib) in swapping.samples.iter_mut().zip([900, 0]) {
+        sample.swapped_kib = Some(kib);
+        sample.swap.frames_kib = Some(kib / 3);
+    }
+    let mut summary = summary(1);
+    summary.add(&timeline(vec![swapping]), &[end("ebb-1", POWEROFF)]);
+    let json = serde_json::to_value(&summary).unwrap();
+    for whole in [&json, &json["guests"][0]] {
+        let swap = &whole["swap"];
+        assert_eq!((&swap["max_kib"], &swap["last_kib"]), (&900.into(), &0.into()));
+        assert_eq!((&swap["pool_frames_max_kib"], &swap["outs"]), (&300.into(), &serde_json::Value::Null));
+    }
+    let told = summary.told(Path::new("out"));
+    assert!(
+        told.contains("swapped at the most: 900 KiB, in 300 KiB of the pool's; at the end: 0 KiB"),
+        "{told}"
+    );
 }
 
 #[test]

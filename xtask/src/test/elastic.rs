@@ -3,8 +3,10 @@
 //! Xen's own count is the judge everywhere; the guest's figures are compared with it.
 
 use super::system::{Ask, BOUND, COMMAND_BOUND, Said, config, ends_as, listen, read_node, set_tunable};
+use crate::view::STEP_KIB;
 use crate::xen::{Ending, Guest, GuestConfig, Session};
 use anyhow::{Context, Result, bail, ensure};
+use ebb::report::Record;
 use std::time::Instant;
 
 /// All questions.
@@ -16,6 +18,8 @@ pub(super) const CASES: &[(&str, Ask)] = &[
     ("elastic.hostile_targets_are_survived", hostile_targets),
     ("elastic.a_limit_below_use_holds_growth", a_limit_below_use),
     ("elastic.a_host_without_memory_holds_growth", a_host_without_memory),
+    ("elastic.after_a_spike_pages_come_home", after_a_spike),
+    ("elastic.memory_taken_away_goes_to_the_tiers", memory_taken_away),
 ];
 
 const MIB: u64 = 1024;
@@ -242,5 +246,104 @@ fn a_host_without_memory(session: &Session) -> Result<()> {
     until(session, &mut guest, &mut said, what, |kib| kib == small + 448 * MIB)?;
     mem_set(session, &guest, 64)?;
     until(session, &mut guest, &mut said, "gives it all back", |kib| kib == small)?;
+    stop(guest, said)
+}
+
+/// The guest's samples, from one on.
+fn samples(said: &Said, from: usize) -> impl Iterator<Item = &Record> {
+    said.records.iter().skip(from).filter(|record| record.kind == "sample")
+}
+
+/// A load beyond the memory that the guest may have, and then idleness: pages go out, and come home although nobody
+/// touches them, and the host has its memory back.
+fn after_a_spike(session: &Session) -> Result<()> {
+    const TRACE: &str = "/guests/spike";
+    /// Pages out at the height of the spike, and pages that nobody would have brought home, at least.
+    const OUT_KIB: u64 = 32 * MIB;
+    const HOME: u64 = 500;
+    // Seconds, MiB, touches per second. The guest may have 64 MiB; it is idle before and after.
+    let trace = "0 24 0\\n4 104 4000\\n10 24 0\\n34 24 0\\n";
+    session.exec(&format!("printf '{trace}' >{TRACE}"), COMMAND_BOUND)?.success()?;
+    let cmdline = "swap.commit_percent=150 workload=trace sample_ms=250 \
+                   selfballoon.selfballoon_interval=1 selfballoon.selfballoon_downhysteresis=1 \
+                   selfballoon.frontswap_hysteresis=2 selfballoon.frontswap_inertia=1";
+    let mut guest = session.create(&GuestConfig {
+        memory_mib: 64,
+        maxmem_mib: 64,
+        ramdisk: Some(TRACE.to_owned()),
+        ..config("spike", cmdline)
+    })?;
+    let mut said = Said::default();
+    let number = |record: &Record, name| record.number(name).unwrap_or_default();
+    let out = |said: &Said| samples(said, 0).any(|sample| number(sample, "swapped_kib") > OUT_KIB);
+    if let Some(ending) = listen(&mut guest, &mut said, out)? {
+        bail!("it ended as {ending:?} before enough was out:\n{}", said.text);
+    }
+    // Xen's count, which the guest has told: whoever runs this may come late to look for himself.
+    let before = samples(&said, 0).take_while(|sample| number(sample, "live_kib") <= 24 * MIB);
+    let floor = before.map(|sample| number(sample, "reservation_kib")).min();
+    let floor = floor.context("it said nothing before the spike")?;
+    let seen = said.records.len();
+    let empty = |said: &Said| samples(said, seen).any(|sample| number(sample, "swapped_kib") == 0);
+    if let Some(ending) = listen(&mut guest, &mut said, empty)? {
+        bail!("it ended as {ending:?} before all were home:\n{}", said.text);
+    }
+    let sample = said.records.last().context("there is a sample")?;
+    ensure!(number(sample, "live_kib") == 24 * MIB, "all are gone, and not home: {sample:?}");
+    let home = number(sample, "swap_home");
+    ensure!(home > HOME, "of the pages that came home {home} were brought: {sample:?}");
+    for tier in ["same_kib", "pool_kib"] {
+        ensure!(number(sample, tier) == 0, "frontswap is not empty: {sample:?}");
+    }
+    let back = |kib: u64| kib.abs_diff(floor) <= STEP_KIB;
+    until(session, &mut guest, &mut said, &format!("back at {floor} KiB"), back)?;
+    let said = ends_as(guest, said, Ending::Poweroff)?;
+    let done = said.record("done").context("the application did not end")?;
+    ensure!(done.get("outcome") == Some("done") && done.number("errors") == Some(0), "{done:?}");
+    Ok(())
+}
+
+/// The operator takes away memory that is in use, and later gives it back.
+fn memory_taken_away(session: &Session) -> Result<()> {
+    let cmdline = "workload=hog workload.size_mib=80 workload.rate=1000 workload.seconds=0 \
+                   sample_ms=250 selfballoon.selfballoon_interval=1 selfballoon.frontswap_hysteresis=2 \
+                   selfballoon.frontswap_inertia=1";
+    let (mut guest, mut said) = start(session, "taken", (128, 128), cmdline)?;
+    let live = |said: &Said| samples(said, 0).any(|sample| sample.number("live_kib") == Some(80 * MIB));
+    if let Some(ending) = listen(&mut guest, &mut said, live)? {
+        bail!("it ended as {ending:?} before it had its memory:\n{}", said.text);
+    }
+    mem_set(session, &guest, 64)?;
+    until(session, &mut guest, &mut said, "at its new ceiling", |kib| kib <= 65 * MIB)?;
+    let seen = said.records.len();
+    let out = |said: &Said| {
+        samples(said, seen).any(|sample| sample.number("swapped_kib").is_some_and(|kib| kib > 16 * MIB))
+    };
+    if let Some(ending) = listen(&mut guest, &mut said, out)? {
+        bail!("it ended as {ending:?} where pages were to go out:\n{}", said.text);
+    }
+    mem_set(session, &guest, 128)?;
+    let seen = said.records.len();
+    let home = |said: &Said| samples(said, seen).any(|sample| sample.number("swapped_kib") == Some(0));
+    if let Some(ending) = listen(&mut guest, &mut said, home)? {
+        bail!("it ended as {ending:?} before all were home:\n{}", said.text);
+    }
+    let last = samples(&said, seen).last().context("there is a sample")?;
+    ensure!(last.number("errors") == Some(0), "{last:?}");
+    // Operators see it, too: published every two seconds, and on the console.
+    let deadline = Instant::now() + BOUND;
+    for (node, wanted) in [("swapped-kib", "0"), ("pool-kib", "0")] {
+        while read_node(session, &guest, &format!("data/ebb/state/{node}")).ok().as_deref() != Some(wanted) {
+            ensure!(Instant::now() < deadline, "it does not publish {node} {wanted}:\n{}", said.text);
+            let seen = said.records.len();
+            let _ended = listen(&mut guest, &mut said, |said| said.records.len() > seen)?;
+        }
+    }
+    let tty = format!("$(xenstore-read /local/domain/{}/console/tty)", guest.domid());
+    session.exec(&format!("printf 'stats\\n' >{tty}"), COMMAND_BOUND)?.success()?;
+    let told = |said: &Said| said.text.contains("swapped_kib 0\n") && said.text.contains("swap_home ");
+    if let Some(ending) = listen(&mut guest, &mut said, told)? {
+        bail!("it ended as {ending:?} and told no figures:\n{}", said.text);
+    }
     stop(guest, said)
 }

@@ -210,12 +210,9 @@ impl Watch {
     }
 }
 
-/// What the guest's command line says beside its cases: how long a soak is, and that paged memory swaps if cases of
-/// reclaim are asked for by name.
-pub(crate) fn options(soak_s: Option<u32>, filter: Option<&str>) -> String {
-    let soak = soak_s.map(|seconds| format!(" test.soak_s={seconds}")).unwrap_or_default();
-    let swap = if filter.is_some_and(|filter| filter.contains("reclaim")) { " tmem.frontswap=1" } else { "" };
-    soak + swap
+/// What the guest's command line says beside its cases: how long a soak is.
+pub(crate) fn options(soak_s: Option<u32>) -> String {
+    soak_s.map(|seconds| format!(" test.soak_s={seconds}")).unwrap_or_default()
 }
 
 /// Whether a case whose id begins with `only` can contain, with `prefix` before its id, `filter`: if not, there is no

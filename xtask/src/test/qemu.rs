@@ -23,7 +23,7 @@ struct Shape {
 }
 
 /// Ordinary; several CPUs; tiny, and with memory above 4 GiB.
-const SHAPES: [Shape; 13] = [
+const SHAPES: [Shape; 15] = [
     Shape { name: "", memory_mib: 64, vcpus: 1, only: None },
     Shape { name: "2-cpus/", memory_mib: 64, vcpus: 2, only: Some("smp.") },
     Shape { name: "4-cpus/", memory_mib: 64, vcpus: 4, only: Some("smp.") },
@@ -33,6 +33,8 @@ const SHAPES: [Shape; 13] = [
     Shape { name: "4-cpus/", memory_mib: 64, vcpus: 4, only: Some("percpu.") },
     Shape { name: "2-cpus/", memory_mib: 64, vcpus: 2, only: Some("paged.") },
     Shape { name: "4-cpus/", memory_mib: 64, vcpus: 4, only: Some("paged.") },
+    Shape { name: "2-cpus/", memory_mib: 64, vcpus: 2, only: Some("reclaim.") },
+    Shape { name: "4-cpus/", memory_mib: 64, vcpus: 4, only: Some("reclaim.") },
     Shape { name: "4-cpus/", memory_mib: 64, vcpus: 4, only: Some("soak.") },
     Shape { name: "8-mib/", memory_mib: 8, vcpus: 1, only: Some("boot.") },
     Shape { name: "6-gib/", memory_mib: 6144, vcpus: 1, only: Some("boot.") },
@@ -55,8 +57,7 @@ pub(crate) fn run(
     let Built { image: tests, debug, .. } = build::build(Image::GuestTests)?;
     fast_path::in_the_image(&debug, filter, results);
     for shape in &SHAPES {
-        let mut machine =
-            Bare { shape, image: &tests, out, options: guest::options(soak_s, filter), boots: 0 };
+        let mut machine = Bare { shape, image: &tests, out, options: guest::options(soak_s), boots: 0 };
         guest::run(Rung::Qemu, shape.name, &mut machine, shape.only, filter, results)?;
     }
     let id = "image.says_what_it_found_and_ends";

@@ -4,7 +4,7 @@
 use super::guest::{self, End, Guest, Watch};
 use super::outcome::{Case, Outcome, Results, Rung};
 use super::system::Ask;
-use super::{elastic, several, system};
+use super::{elastic, several, swap, system};
 use crate::build::{self, Built, Image};
 use crate::console::Event;
 use crate::setup::{self, Kit};
@@ -29,12 +29,13 @@ struct Shape {
 
 /// Ordinary; one vCPU and many; tiny; memory above 4 GiB; populate-on-demand, which a kernel that touches all its
 /// memory does not survive.
-const SHAPES: [Shape; 10] = [
+const SHAPES: [Shape; 11] = [
     Shape { name: "", memory_mib: 256, maxmem_mib: 256, vcpus: 2, only: None },
     Shape { name: "1-vcpu/", memory_mib: 32, maxmem_mib: 32, vcpus: 1, only: Some("boot.") },
     Shape { name: "4-vcpus/", memory_mib: 64, maxmem_mib: 64, vcpus: 4, only: Some("smp.") },
     Shape { name: "4-vcpus/", memory_mib: 64, maxmem_mib: 64, vcpus: 4, only: Some("threads.") },
     Shape { name: "4-vcpus/", memory_mib: 64, maxmem_mib: 64, vcpus: 4, only: Some("percpu.") },
+    Shape { name: "4-vcpus/", memory_mib: 64, maxmem_mib: 64, vcpus: 4, only: Some("reclaim.") },
     Shape { name: "4-vcpus/", memory_mib: 64, maxmem_mib: 64, vcpus: 4, only: Some("soak.") },
     Shape { name: "8-vcpus/", memory_mib: 32, maxmem_mib: 32, vcpus: 8, only: Some("boot.") },
     Shape { name: "8-mib/", memory_mib: 8, maxmem_mib: 8, vcpus: 1, only: Some("boot.") },
@@ -42,7 +43,7 @@ const SHAPES: [Shape; 10] = [
     Shape { name: "16-of-1024-mib/", memory_mib: 16, maxmem_mib: 1024, vcpus: 1, only: Some("boot.") },
 ];
 /// Areas of cases that are not in the image.
-const AREAS_OF_TOOLSTACK: [&str; 3] = ["system.", "elastic.", "several."];
+const AREAS_OF_TOOLSTACK: [&str; 4] = ["system.", "elastic.", "several.", "swap."];
 /// Memory for guests that the cases of these areas count on.
 const LEAST_MIB: u32 = 1200;
 /// Consoles: one is used at a time, the others are for guests that a failed case left behind.
@@ -70,7 +71,7 @@ pub(crate) fn run(
     let matches = |shape: &&Shape| guest::may_match(shape.name, shape.only, filter);
     let shapes: Vec<&Shape> = shapes.iter().filter(matches).collect();
     let cases: Vec<&(&str, Ask)> =
-        system::CASES.iter().chain(elastic::CASES).filter(|(id, _)| wanted(id)).collect();
+        system::CASES.iter().chain(elastic::CASES).chain(swap::CASES).filter(|(id, _)| wanted(id)).collect();
     if !shapes.is_empty() || !cases.is_empty() {
         on_one_host(&kit, (&tests, &image), &shapes, &cases, (filter, soak_s), out, results)?;
     }
@@ -100,7 +101,7 @@ fn on_one_host(
     println!("xen    Xen {} is up after {:.1} s", kit.xen_version, session.ready_after().as_secs_f64());
     for &shape in shapes {
         let mut domain =
-            Domain { shape, session: &session, tests, options: guest::options(soak_s, filter), boots: 0 };
+            Domain { shape, session: &session, tests, options: guest::options(soak_s), boots: 0 };
         guest::run(Rung::Xen, shape.name, &mut domain, shape.only, filter, results)?;
     }
     for (id, ask) in cases {

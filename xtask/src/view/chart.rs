@@ -1,11 +1,13 @@
-//! `chart.svg`: memory over time, and below it the work that was done.
+//! `chart.svg`: memory over time, and below it the work that was done; between them, if pages went to swap, where they
+//! were.
 //!
 //! One guest: what Xen says that it has, what it says itself, what it wants and what its application asked for.
 //! Several: what Xen says that each has, one on the other, under the memory that the host has for them.
 
-use super::panel::{Label, Panel};
+use super::panel::{LETTER, Label, Legend, Panel};
 use super::scale::{Axis, mib, short};
 use super::svg::{Anchor, INK, Stroke, Svg};
+use super::swap;
 use super::timeline::{GuestSample, Timeline, Track};
 
 const WIDTH: f64 = 960.0;
@@ -13,13 +15,14 @@ const LEFT: f64 = 64.0;
 const RIGHT: f64 = 168.0;
 const MEMORY_TOP: f64 = 96.0;
 const MEMORY_HEIGHT: f64 = 300.0;
-const WORK_TOP: f64 = 440.0;
+/// Between two panels: room for a line of words above the lower one.
+const BETWEEN: f64 = 44.0;
+const SWAP_HEIGHT: f64 = 110.0;
 const WORK_HEIGHT: f64 = 90.0;
-const HEIGHT: f64 = 580.0;
+/// Below all panels, for the axis of time.
+const BELOW: f64 = 50.0;
 /// Where a line's legend stands.
 const LEGEND: f64 = 52.0;
-/// How wide a letter is, about.
-const LETTER: f64 = 6.8;
 
 /// The host's view, and the colours of several guests.
 const COLOURS: [&str; 8] =
@@ -36,6 +39,43 @@ struct Series {
     explained: &'static str,
     stroke: Stroke<'static>,
     points: Vec<(u64, f64)>,
+}
+
+/// Where the panels lie, one below the other, with one axis of time.
+struct Layout {
+    time: Axis,
+    /// The most that the panel of swap shows, if there is one.
+    swapped: Option<f64>,
+}
+
+impl Layout {
+    fn new(timeline: &Timeline) -> Self {
+        let seconds = timeline.end_ms() as f64 / 1000.0;
+        Self { time: Axis::decimal(seconds, 12).cut(seconds), swapped: swap::largest(&timeline.guests) }
+    }
+
+    fn panel(&self, top: f64, height: f64, value: Axis) -> Panel {
+        Panel { left: LEFT, top, width: WIDTH - LEFT - RIGHT, height, time: self.time, value }
+    }
+
+    fn memory(&self, value: Axis) -> Panel {
+        self.panel(MEMORY_TOP, MEMORY_HEIGHT, value)
+    }
+
+    fn swap(&self) -> Option<Panel> {
+        let top = MEMORY_TOP + MEMORY_HEIGHT + BETWEEN;
+        self.swapped.map(|largest| self.panel(top, SWAP_HEIGHT, Axis::mib(largest, 4)))
+    }
+
+    fn work(&self, value: Axis) -> Panel {
+        let above = self.swap().map_or(MEMORY_TOP + MEMORY_HEIGHT, |swap| swap.bottom());
+        self.panel(above + BETWEEN, WORK_HEIGHT, value)
+    }
+
+    /// Of the whole picture.
+    fn height(&self) -> f64 {
+        self.work(Axis::decimal(0.0, 1)).bottom() + BELOW
+    }
 }
 
 /// Draws a timeline.
@@ -82,18 +122,11 @@ fn one(timeline: &Timeline, track: &Track) -> String {
     ];
     let largest =
         series.iter().flat_map(|series| &series.points).fold(0.0, |most: f64, point| most.max(point.1));
-    let time = Axis::decimal(timeline.end_ms() as f64 / 1000.0, 12).cut(timeline.end_ms() as f64 / 1000.0);
-    let panel = Panel {
-        left: LEFT,
-        top: MEMORY_TOP,
-        width: WIDTH - LEFT - RIGHT,
-        height: MEMORY_HEIGHT,
-        time,
-        value: Axis::mib(largest, 6),
-    };
-    let mut svg = Svg::new(WIDTH, HEIGHT, &format!("Memory of the guest {} over time", track.name));
+    let layout = Layout::new(timeline);
+    let panel = layout.memory(Axis::mib(largest, 6));
+    let mut svg = Svg::new(WIDTH, layout.height(), &format!("Memory of the guest {} over time", track.name));
     svg.heading((LEFT, 24.0), &format!("Memory of the guest {}", track.name));
-    let mut legend = Legend { x: LEFT };
+    let mut legend = Legend::at(LEFT, LEGEND);
     for series in series.iter().filter(|series| !series.points.is_empty()) {
         legend.entry(&mut svg, series.stroke, &format!("{} ({})", series.name, series.explained));
     }
@@ -111,7 +144,11 @@ fn one(timeline: &Timeline, track: &Track) -> String {
         }
     }
     panel.labels(&mut svg, labels);
-    work(&mut svg, time, &[(track, WORK)]);
+    if let Some(panel) = layout.swap() {
+        panel.values(&mut svg, "MiB", |value| format!("{value:.0}"));
+        swap::one(&mut svg, &panel, track);
+    }
+    work(&mut svg, &layout, &[(track, WORK)]);
     svg.finish()
 }
 
@@ -119,19 +156,12 @@ fn several(timeline: &Timeline, tracks: &[Track]) -> String {
     let capacity = timeline.capacity_kib().map(mib);
     let peaks: u64 = tracks.iter().filter_map(|track| track.host.iter().map(|point| point.kib).max()).sum();
     let peaks = mib(peaks);
-    let time = Axis::decimal(timeline.end_ms() as f64 / 1000.0, 12).cut(timeline.end_ms() as f64 / 1000.0);
-    let panel = Panel {
-        left: LEFT,
-        top: MEMORY_TOP,
-        width: WIDTH - LEFT - RIGHT,
-        height: MEMORY_HEIGHT,
-        time,
-        value: Axis::mib(capacity.unwrap_or_default().max(peaks) * 1.02, 7),
-    };
+    let layout = Layout::new(timeline);
+    let panel = layout.memory(Axis::mib(capacity.unwrap_or_default().max(peaks) * 1.02, 7));
     let title = format!("Memory of {} guests as the host sees it", tracks.len());
-    let mut svg = Svg::new(WIDTH, HEIGHT, &title);
+    let mut svg = Svg::new(WIDTH, layout.height(), &title);
     svg.heading((LEFT, 24.0), &title);
-    let mut legend = Legend { x: LEFT };
+    let mut legend = Legend::at(LEFT, LEGEND);
     let solid = |colour| Stroke { colour, width: 2.0, dashes: "" };
     for (track, colour) in coloured(tracks).take(6) {
         legend.entry(&mut svg, Stroke { width: 8.0, ..solid(colour) }, &track.name);
@@ -167,7 +197,11 @@ fn several(timeline: &Timeline, tracks: &[Track]) -> String {
     }
     across(peaks, "3 3", format!("{peaks:.0} MiB: sum of peaks"));
     panel.labels(&mut svg, labels);
-    work(&mut svg, time, &coloured(tracks).collect::<Vec<_>>());
+    if let Some(panel) = layout.swap() {
+        panel.values(&mut svg, "MiB", |value| format!("{value:.0}"));
+        swap::several(&mut svg, &panel, coloured(tracks));
+    }
+    work(&mut svg, &layout, &coloured(tracks).collect::<Vec<_>>());
     svg.finish()
 }
 
@@ -176,20 +210,13 @@ fn coloured(tracks: &[Track]) -> impl Iterator<Item = (&Track, &'static str)> {
 }
 
 /// The lower panel: how fast each guest worked.
-fn work(svg: &mut Svg, time: Axis, tracks: &[(&Track, &'static str)]) {
+fn work(svg: &mut Svg, layout: &Layout, tracks: &[(&Track, &'static str)]) {
     let rates: Vec<Vec<(u64, f64)>> = tracks
         .iter()
         .map(|(track, _)| track.rates().iter().map(|rate| (rate.at_ms, rate.per_second)).collect())
         .collect();
     let largest = rates.iter().flatten().fold(0.0, |most: f64, point| most.max(point.1));
-    let panel = Panel {
-        left: LEFT,
-        top: WORK_TOP,
-        width: WIDTH - LEFT - RIGHT,
-        height: WORK_HEIGHT,
-        time,
-        value: Axis::decimal(largest, 3),
-    };
+    let panel = layout.work(Axis::decimal(largest, 3));
     panel.values(svg, "work/s", short);
     panel.times(svg);
     let mut labels = Vec::new();
@@ -202,7 +229,12 @@ fn work(svg: &mut Svg, time: Axis, tracks: &[(&Track, &'static str)]) {
         }
     }
     if labels.is_empty() {
-        svg.text((LEFT + 8.0, WORK_TOP + WORK_HEIGHT / 2.0), Anchor::Start, INK, "the guest reports no work");
+        svg.text(
+            (LEFT + 8.0, panel.top + WORK_HEIGHT / 2.0),
+            Anchor::Start,
+            INK,
+            "the guest reports no work",
+        );
     }
     panel.labels(svg, labels);
 }
@@ -219,19 +251,6 @@ fn phases(svg: &mut Svg, panel: &Panel, track: &Track) {
             svg.text((x + 3.0, panel.top - *above), Anchor::Start, INK, phase);
             *free_from = x + 3.0 + LETTER * phase.chars().count() as f64;
         }
-    }
-}
-
-/// Which line is what, in a row.
-struct Legend {
-    x: f64,
-}
-
-impl Legend {
-    fn entry(&mut self, svg: &mut Svg, stroke: Stroke<'_>, text: &str) {
-        svg.line(&[(self.x, LEGEND - 4.0), (self.x + 22.0, LEGEND - 4.0)], stroke);
-        svg.text((self.x + 28.0, LEGEND), Anchor::Start, INK, text);
-        self.x += 28.0 + LETTER * text.chars().count() as f64 + 14.0;
     }
 }
 

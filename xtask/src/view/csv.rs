@@ -5,12 +5,12 @@
 //! The columns of the other side hold its nearest sample, if that is at most [`NEAR_MS`] away, so that each row
 //! can be used by itself; what is not known is empty. `docs/running.md` lists the columns.
 
-use super::timeline::{Free, GuestSample, HostPoint, Timeline, Track};
+use super::timeline::{Free, GuestSample, HostPoint, Swap, Timeline, Track};
 use anyhow::{Context, Result, bail, ensure};
 use std::fmt::Write;
 
-/// The columns.
-const COLUMNS: [&str; 16] = [
+/// The columns: these, what a guest says of its swap, and these.
+const FIRST: [&str; 13] = [
     "at_ms",
     "source",
     "guest",
@@ -24,10 +24,8 @@ const COLUMNS: [&str; 16] = [
     "free_kib",
     "resident_kib",
     "swapped_kib",
-    "work",
-    "errors",
-    "phase",
 ];
+const LAST: [&str; 3] = ["work", "errors", "phase"];
 /// How far the other side's sample may be away.
 const NEAR_MS: u64 = 1_000;
 /// What `source` says of a guest's sample, and of the host's.
@@ -56,7 +54,7 @@ pub(crate) fn write(timeline: &Timeline) -> String {
     }
     // Rows of the same instant stay in the order of the guests.
     rows.sort_by_key(|(at_ms, _)| *at_ms);
-    let mut text = COLUMNS.join(",") + "\n";
+    let mut text = [&FIRST[..], &Swap::NAMES, &LAST].concat().join(",") + "\n";
     text.extend(rows.into_iter().map(|(_, row)| row));
     text
 }
@@ -86,6 +84,7 @@ fn row(
     number(of(|sample| sample.free_kib));
     number(of(|sample| sample.resident_kib));
     number(of(|sample| sample.swapped_kib));
+    guest.map(|sample| sample.swap).unwrap_or_default().values().into_iter().for_each(&mut number);
     number(of(|sample| sample.work));
     number(of(|sample| sample.errors));
     let phase = guest.and_then(|sample| sample.phase.as_deref()).unwrap_or_default();
@@ -143,6 +142,7 @@ fn add(timeline: &mut Timeline, row: &Row<'_>) -> Result<()> {
                 free_kib: row.number("free_kib")?,
                 resident_kib: row.number("resident_kib")?,
                 swapped_kib: row.number("swapped_kib")?,
+                swap: Swap::read(|name| row.number(name))?,
                 work: row.number("work")?,
                 errors: row.number("errors")?,
                 phase,
@@ -203,6 +203,7 @@ mod tests {
             at_ms,
             own_ms: at_ms - 300,
             reservation_kib: Some(1000 + at_ms),
+            swap: Swap { pool_kib: Some(at_ms / 10), stalled: Some(0), ..Swap::default() },
             work: Some(at_ms),
             phase: (!phase.is_empty()).then(|| phase.to_owned()),
             ..GuestSample::default()
@@ -222,13 +223,13 @@ mod tests {
     fn a_table_has_a_row_for_each_sample_with_the_other_side_joined() {
         let text = write(&timeline());
         let expected = "\
-at_ms,source,guest,clock_ms,host_kib,host_max_kib,host_free_kib,reservation_kib,target_kib,committed_kib,free_kib,resident_kib,swapped_kib,work,errors,phase
-10,host,,17,,,5000,,,,,,,,,
-500,host,ebb-1,507,1500,9000,3500,1800,,,,,,800,,load
-800,guest,ebb-1,500,2000,9000,2900,1800,,,,,,800,,load
-1000,host,ebb-1,1007,2000,9000,2900,1800,,,,,,800,,load
-1000,host,ebb-2,1007,100,9000,2900,,,,,,,,,
-1300,guest,ebb-1,1000,2000,9000,2900,2300,,,,,,1300,,
+at_ms,source,guest,clock_ms,host_kib,host_max_kib,host_free_kib,reservation_kib,target_kib,committed_kib,free_kib,resident_kib,swapped_kib,same_kib,pool_kib,pool_frames_kib,tmem_kib,swap_outs,swap_ins,swap_home,stalled,work,errors,phase
+10,host,,17,,,5000,,,,,,,,,,,,,,,,,
+500,host,ebb-1,507,1500,9000,3500,1800,,,,,,,80,,,,,,0,800,,load
+800,guest,ebb-1,500,2000,9000,2900,1800,,,,,,,80,,,,,,0,800,,load
+1000,host,ebb-1,1007,2000,9000,2900,1800,,,,,,,80,,,,,,0,800,,load
+1000,host,ebb-2,1007,100,9000,2900,,,,,,,,,,,,,,,,,
+1300,guest,ebb-1,1000,2000,9000,2900,2300,,,,,,,130,,,,,,0,1300,,
 ";
         assert_eq!(text, expected);
     }
@@ -238,6 +239,13 @@ at_ms,source,guest,clock_ms,host_kib,host_max_kib,host_free_kib,reservation_kib,
         for whole in [timeline(), Timeline::default()] {
             assert_eq!(read(&write(&whole)).unwrap(), whole);
         }
+    }
+
+    #[test]
+    fn a_table_from_before_there_was_swap_is_read() {
+        let old = "at_ms,source,guest,host_kib,swapped_kib,work\n5,guest,ebb,,12,7\n";
+        let sample = &read(old).unwrap().guests[0].samples[0];
+        assert_eq!((sample.swapped_kib, sample.swap, sample.work), (Some(12), Swap::default(), Some(7)));
     }
 
     #[test]

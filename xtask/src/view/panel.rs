@@ -3,6 +3,9 @@
 use super::scale::Axis;
 use super::svg::{Anchor, INK, Stroke, Svg};
 
+/// How wide a letter is, about.
+pub(crate) const LETTER: f64 = 6.8;
+
 /// The least distance of two labels' baselines.
 const LABEL_DISTANCE: f64 = 14.0;
 
@@ -99,6 +102,33 @@ impl Panel {
         for (y, label) in spread(&wanted, self.top, self.bottom()).into_iter().zip(labels) {
             svg.text((self.right() + 8.0, y + 4.0), Anchor::Start, label.colour, &label.text);
         }
+    }
+}
+
+/// Which line is what, in a row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Legend {
+    x: f64,
+    y: f64,
+}
+
+impl Legend {
+    /// A row that begins here.
+    pub(crate) const fn at(x: f64, y: f64) -> Self {
+        Self { x, y }
+    }
+
+    /// A row close above a panel.
+    pub(crate) fn above(panel: &Panel) -> Self {
+        Self::at(panel.left + 8.0, panel.top - 9.0)
+    }
+
+    /// The next line, and what it is.
+    pub(crate) fn entry(&mut self, svg: &mut Svg, stroke: Stroke<'_>, text: &str) {
+        let y = self.y - 4.0;
+        svg.line(&[(self.x, y), (self.x + 22.0, y)], stroke);
+        svg.text((self.x + 28.0, self.y), Anchor::Start, INK, text);
+        self.x += 28.0 + LETTER * text.chars().count() as f64 + 14.0;
     }
 }
 

@@ -1,9 +1,10 @@
 //! Takes samples as they arrive, and makes a timeline of them whenever one is wanted.
 
 use super::clock::{self, Reading};
-use super::timeline::{Free, GuestSample, HostPoint, Timeline, Track};
+use super::timeline::{Free, GuestSample, HostPoint, Swap, Timeline, Track};
 use ebb::report::Record;
 use ebb_dom0::Sample;
+use std::convert::Infallible;
 use std::time::Instant;
 
 /// What has arrived.
@@ -106,6 +107,7 @@ impl Arrived {
 
 /// The fields of a sample. A field that is no number counts as left out.
 fn read(own_ms: u64, record: &Record) -> GuestSample {
+    let Ok(swap) = Swap::read(|name| Ok::<_, Infallible>(record.number(name)));
     GuestSample {
         at_ms: 0,
         own_ms,
@@ -115,6 +117,7 @@ fn read(own_ms: u64, record: &Record) -> GuestSample {
         free_kib: record.number("free_kib"),
         resident_kib: record.number("resident_kib"),
         swapped_kib: record.number("swapped_kib"),
+        swap,
         work: record.number("work"),
         errors: record.number("errors"),
         phase: record.get("phase").filter(|phase| !phase.is_empty()).map(str::to_owned),

@@ -53,8 +53,13 @@ fn series(timeline: &Timeline) -> Vec<Series> {
             let point = |sample: &GuestSample| Some((sample.at_ms, mib(value(sample)?)));
             Series { name: name.to_owned(), colour, points: track.samples.iter().filter_map(point).collect() }
         };
+        let mut swapped = of("swapped", Colour::Red, |sample| sample.swapped_kib);
+        if !track.has_swapped() {
+            swapped.points.clear();
+        }
         // The last lies above the others.
         vec![
+            swapped,
             of("target", Colour::Yellow, |sample| sample.target_kib),
             of("committed", Colour::Green, |sample| sample.committed_kib),
             of("guest", Colour::Magenta, |sample| sample.reservation_kib),
@@ -185,6 +190,15 @@ pub(crate) fn figures(track: &Track) -> Option<String> {
             None => {}
         }
     }
+    // From the first page that leaves on.
+    if track.has_swapped()
+        && let Some(kib) = of(|sample| sample.swapped_kib)
+    {
+        text.push_str(&format!("swapped {:>7.1}  ", mib(kib)));
+        if let Some(kib) = of(|sample| sample.swap.frames_kib) {
+            text.push_str(&format!("in {:>6.1}  ", mib(kib)));
+        }
+    }
     text.push_str("MiB");
     if let Some(rate) = track.rates().last() {
         text.push_str(&format!("  {:>6} work/s", short(rate.per_second)));
@@ -291,6 +305,19 @@ mod tests {
             figures(&timeline.guests[0]).unwrap(),
             "host    64.0  guest       -  target       -  committed    32.0  MiB     20k work/s  serve[2J"
         );
+        let mut swapping = timeline.guests[0].clone();
+        swapping.samples[0].swapped_kib = Some(4096);
+        let last = swapping.samples.last_mut().unwrap();
+        (last.swapped_kib, last.swap.frames_kib) = (Some(2048), Some(512));
+        let line = figures(&swapping).unwrap();
+        assert!(line.contains("committed    32.0  swapped     2.0  in    0.5  MiB"), "{line}");
+        let shown = Timeline { guests: vec![swapping.clone()], free: vec![] };
+        assert!(plain(frame(&shown, 80, 24).last().unwrap()).contains("━ swapped 2"));
+        // It is said that all came back, and not that nothing ever left.
+        swapping.samples.last_mut().unwrap().swapped_kib = Some(0);
+        assert!(figures(&swapping).unwrap().contains("swapped     0.0"));
+        swapping.samples[0].swapped_kib = Some(0);
+        assert!(!figures(&swapping).unwrap().contains("swapped"));
         let host_only = Track { samples: vec![], ..timeline.guests[0].clone() };
         assert_eq!(figures(&host_only).unwrap(), "host    64.0  MiB");
         assert_eq!(figures(&Track::default()), None);

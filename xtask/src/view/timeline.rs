@@ -39,12 +39,69 @@ pub(crate) struct GuestSample {
     pub(crate) resident_kib: Option<u64>,
     /// What it has put elsewhere.
     pub(crate) swapped_kib: Option<u64>,
+    /// Where that is.
+    pub(crate) swap: Swap,
     /// Work done since its beginning.
     pub(crate) work: Option<u64>,
     /// Values that were wrong when they were read back.
     pub(crate) errors: Option<u64>,
     /// What its workload is doing.
     pub(crate) phase: Option<String>,
+}
+
+/// What a guest said of its swap at one instant: nothing, if it has none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Swap {
+    /// Pages of one word, which take no memory.
+    pub(crate) same_kib: Option<u64>,
+    /// Pages in the compressed pool, as large as they were.
+    pub(crate) pool_kib: Option<u64>,
+    /// The memory that the pool takes for them.
+    pub(crate) frames_kib: Option<u64>,
+    /// Pages that the hypervisor's tmem has.
+    pub(crate) tmem_kib: Option<u64>,
+    /// Pages that have left since its beginning.
+    pub(crate) outs: Option<u64>,
+    /// Pages that have come back.
+    pub(crate) ins: Option<u64>,
+    /// Those of them that nobody asked for: self-shrinking brought them home.
+    pub(crate) home: Option<u64>,
+    /// Times that a page found no frame free.
+    pub(crate) stalled: Option<u64>,
+}
+
+impl Swap {
+    /// What the fields are called in a guest's records and in a table, in the order of [`values`](Self::values).
+    pub(crate) const NAMES: [&str; 8] = [
+        "same_kib",
+        "pool_kib",
+        "pool_frames_kib",
+        "tmem_kib",
+        "swap_outs",
+        "swap_ins",
+        "swap_home",
+        "stalled",
+    ];
+
+    /// Takes the fields from whatever has numbers by these names.
+    ///
+    /// # Errors
+    ///
+    /// The first that `number` answers.
+    pub(crate) fn read<E>(mut number: impl FnMut(&str) -> Result<Option<u64>, E>) -> Result<Self, E> {
+        let mut values = [None; Self::NAMES.len()];
+        for (value, name) in values.iter_mut().zip(Self::NAMES) {
+            *value = number(name)?;
+        }
+        let [same_kib, pool_kib, frames_kib, tmem_kib, outs, ins, home, stalled] = values;
+        Ok(Self { same_kib, pool_kib, frames_kib, tmem_kib, outs, ins, home, stalled })
+    }
+
+    /// All fields.
+    pub(crate) fn values(&self) -> [Option<u64>; Self::NAMES.len()] {
+        let Self { same_kib, pool_kib, frames_kib, tmem_kib, outs, ins, home, stalled } = *self;
+        [same_kib, pool_kib, frames_kib, tmem_kib, outs, ins, home, stalled]
+    }
 }
 
 /// What Xen said of a guest at one instant.
@@ -91,6 +148,11 @@ impl Track {
             Some(Rate { at_ms: to.at_ms, per_second: work as f64 * 1000.0 / elapsed_ms as f64 })
         };
         self.samples.windows(2).filter_map(rate).collect()
+    }
+
+    /// Whether any of its pages was ever seen elsewhere.
+    pub(crate) fn has_swapped(&self) -> bool {
+        self.samples.iter().any(|sample| sample.swapped_kib.is_some_and(|kib| kib > 0))
     }
 
     /// When its workload began to do something else, and what.

@@ -30,7 +30,11 @@ pub struct Observation {
     /// The watermark below which the allocator starts to reclaim. Memory that self-shrinking and the pressure
     /// policy leave free.
     pub low_frames: u64,
-    /// Whether this run was asked for by an allocation in need rather than by the timer. Such a run never shrinks.
+    /// The watermark up to which reclaim frees memory once it has begun: pages that come home take no memory below it,
+    /// for others would be pushed out again for that.
+    pub high_frames: u64,
+    /// Whether this run was asked for by an allocation in need rather than by the timer. Such a run never shrinks the
+    /// domain, brings no pages home, and is none of those that self-shrinking waits for.
     pub urgent: bool,
     /// What happened since the last run; only the pressure policy looks at it.
     pub activity: Activity,
@@ -74,6 +78,7 @@ impl Default for Observation {
             static_max_frames: u64::MAX,
             free_frames: 0,
             low_frames: 0,
+            high_frames: 0,
             urgent: false,
             activity: Activity::default(),
         }

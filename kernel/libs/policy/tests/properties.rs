@@ -44,7 +44,7 @@ fn activity() -> impl Strategy<Value = Activity> {
 fn observation() -> impl Strategy<Value = Observation> {
     (
         [count(), count(), count(), count(), count()],
-        [count(), count(), count(), count(), count()],
+        [count(), count(), count(), count(), count(), count()],
         any::<bool>(),
         any::<bool>(),
         activity(),
@@ -52,7 +52,8 @@ fn observation() -> impl Strategy<Value = Observation> {
         .prop_map(|(counts, more, frontswap_enabled, urgent, activity)| {
             let [committed_frames, current_frames, reservation_frames, total_reserve_frames, span_frames] =
                 counts;
-            let [frontswap_frames, ceiling_frames, static_max_frames, free_frames, low_frames] = more;
+            let [frontswap_frames, ceiling_frames, static_max_frames, free_frames, low_frames, high_frames] =
+                more;
             Observation {
                 committed_frames,
                 current_frames,
@@ -65,6 +66,7 @@ fn observation() -> impl Strategy<Value = Observation> {
                 static_max_frames,
                 free_frames,
                 low_frames,
+                high_frames,
                 urgent,
                 activity,
             }

@@ -5,6 +5,8 @@
 //! and merging therefore touch this structure only, never the memory itself and never the frame table, and take at
 //! most nine steps.
 
+use core::ops::Range;
+
 use super::entry::Class;
 
 /// Frames in a block.
@@ -17,6 +19,13 @@ pub(super) const NONE: u32 = u32::MAX;
 pub(super) const UNLISTED: u8 = u8::MAX;
 
 const WORDS: usize = FRAMES / 64;
+/// The order of an extent that fills one word of the bitmap of single frames.
+const WORD_ORDER: usize = 6;
+/// Every second bit.
+const EVEN: u64 = u64::MAX / 3;
+
+/// Some of a block's frames.
+pub(super) type FrameSet = [u64; WORDS];
 
 /// How many free extents of each order there are.
 pub(super) type ByOrder = [u32; ORDERS];
@@ -83,6 +92,20 @@ fn words(index: usize, order: usize) -> impl Iterator<Item = (usize, u64)> {
         _ => (1 << (order - 6), u64::MAX),
     };
     (index / 64..index / 64 + count).map(move |word| (word, mask))
+}
+
+/// The first bit of an order's bitmap that stands for the frames of one word.
+const fn bits_of(word: usize, order: usize) -> usize {
+    base(order) + (word << (WORD_ORDER - order))
+}
+
+/// Every second bit, moved together into the lower half. The others are zero.
+const fn halves(bits: u64) -> u64 {
+    let bits = (bits | (bits >> 1)) & 0x3333_3333_3333_3333;
+    let bits = (bits | (bits >> 2)) & 0x0F0F_0F0F_0F0F_0F0F;
+    let bits = (bits | (bits >> 4)) & 0x00FF_00FF_00FF_00FF;
+    let bits = (bits | (bits >> 8)) & 0x0000_FFFF_0000_FFFF;
+    (bits | (bits >> 16)) & 0xFFFF_FFFF
 }
 
 impl Block {
@@ -211,13 +234,13 @@ impl Block {
     }
 
     /// Takes up to `most` single frames, the smallest extents first: what as many calls of `take` would take.
-    /// Says how many it took.
+    /// Passes on each run of them, and says how many they are.
     pub(super) fn take_frames(
         &mut self,
         most: u16,
         zero: bool,
         tally: &mut ByOrder,
-        mut each: impl FnMut(usize, bool),
+        mut each: impl FnMut(Range<usize>, bool),
     ) -> u16 {
         let mut taken = 0;
         while taken < most && self.orders != 0 {
@@ -225,7 +248,7 @@ impl Block {
             let order =
                 if self.zero > 0 { 0 } else { self.orders.trailing_zeros().min((most - taken).ilog2()) };
             let Some((index, zero)) = self.take(order as usize, zero, tally) else { break };
-            (index..index + (1 << order)).for_each(|frame| each(frame, zero));
+            each(index..index + (1 << order), zero);
             taken += 1 << order;
         }
         taken
@@ -244,13 +267,59 @@ impl Block {
             self.zero += 1 << order;
         }
         self.free += 1 << order;
-        let (mut order, mut slot) = (order, index >> order);
+        self.join(order, index >> order, tally);
+    }
+
+    fn join(&mut self, mut order: usize, mut slot: usize, tally: &mut ByOrder) {
         while order + 1 < ORDERS && self.is_free(order, slot ^ 1) {
             self.remove(order, slot ^ 1, tally);
             order += 1;
             slot >>= 1;
         }
         self.insert(order, slot, tally);
+    }
+
+    /// Makes single frames free, those whose bits are set: what as many calls of `put` would do, but all buddies of
+    /// one word and one order at once.
+    pub(super) fn put_frames(&mut self, frames: &FrameSet, zero: bool, tally: &mut ByOrder) {
+        for (word, &mask) in frames.iter().enumerate().filter(|(_, mask)| **mask != 0) {
+            debug_assert!(self.frames_of(word, 0) & mask == 0, "frames free twice");
+            let count = mask.count_ones();
+            if zero {
+                self.zero_map[word] |= mask;
+                self.zero += count as u16;
+            }
+            self.free += count as u16;
+            self.put_word(word, mask, count, tally);
+        }
+    }
+
+    /// The same for `count` frames of one word.
+    fn put_word(&mut self, word: usize, mut fresh: u64, mut count: u32, tally: &mut ByOrder) {
+        for (order, total) in tally.iter_mut().enumerate().take(WORD_ORDER) {
+            let before = self.frames_of(word, order);
+            let all = before | fresh;
+            // The lower one of every two buddies that are both free.
+            let both = all & all >> 1 & EVEN;
+            let after = all & !(both | both << 1);
+            let bit = bits_of(word, order);
+            self.free_map[bit / 64] ^= (before ^ after) << (bit % 64);
+            let pairs = both.count_ones();
+            *total = *total + count - 2 * pairs;
+            self.counts[order] = (u32::from(self.counts[order]) + count - 2 * pairs) as u16;
+            self.orders = self.orders & !(1 << order) | u16::from(self.counts[order] != 0) << order;
+            if both == 0 {
+                return;
+            }
+            (fresh, count) = (halves(both), pairs);
+        }
+        self.join(WORD_ORDER, word, tally);
+    }
+
+    /// The free extents of an order that lie in the frames of one word.
+    fn frames_of(&self, word: usize, order: usize) -> u64 {
+        let bit = bits_of(word, order);
+        self.free_map[bit / 64] >> (bit % 64) & u64::MAX >> (64 - (64 >> order))
     }
 
     /// Clears what is known of an extent's contents, and says whether all of it was known to be zero.
@@ -319,124 +388,4 @@ impl Block {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::vec::Vec;
-
-    fn whole() -> (Block, ByOrder) {
-        let (mut block, mut tally) = (Block::new(), [0; ORDERS]);
-        block.put(0, 9, false, &mut tally);
-        (block, tally)
-    }
-
-    #[test]
-    fn the_bitmaps_fill_sixteen_words_without_overlap() {
-        for order in 0..ORDERS {
-            assert_eq!(base(order + 1) - base(order), FRAMES >> order);
-        }
-        assert!(base(ORDERS) <= 2 * WORDS * 64);
-    }
-
-    #[test]
-    fn a_frame_splits_a_block_once_and_returns_it_whole() {
-        let (mut block, mut tally) = whole();
-        assert_eq!(block.take(0, false, &mut tally), Some((0, false)));
-        assert_eq!(tally, [1, 1, 1, 1, 1, 1, 1, 1, 1, 0]);
-        assert_eq!(block.largest(), Some(8));
-        block.put(0, 0, false, &mut tally);
-        assert_eq!(tally, [0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
-        assert_eq!(block.free, 512);
-    }
-
-    #[test]
-    fn every_order_fills_the_block_exactly() {
-        for order in 0..ORDERS {
-            let (mut block, mut tally) = whole();
-            let mut taken: Vec<usize> = Vec::new();
-            while let Some((index, _)) = block.take(order, false, &mut tally) {
-                assert!(index.is_multiple_of(1 << order));
-                taken.push(index);
-            }
-            taken.sort_unstable();
-            assert!(taken.iter().enumerate().all(|(i, &index)| index == i << order), "order {order}");
-            assert_eq!((taken.len(), block.free, tally), (FRAMES >> order, 0, [0; ORDERS]));
-            for &index in taken.iter().rev() {
-                block.put(index, order, false, &mut tally);
-            }
-            assert_eq!((block.largest(), block.free), (Some(9), 512));
-        }
-    }
-
-    #[test]
-    fn zero_is_known_frame_by_frame() {
-        let (mut block, mut tally) = whole();
-        let (a, _) = block.take(0, false, &mut tally).unwrap();
-        let (b, _) = block.take(0, false, &mut tally).unwrap();
-        block.put(a, 0, true, &mut tally);
-        assert_eq!(block.zero, 1);
-        assert_eq!(block.take(0, true, &mut tally), Some((a, true)), "the zero frame is preferred");
-        assert_eq!(block.zero, 0);
-        block.put(a, 0, true, &mut tally);
-        block.put(b, 0, false, &mut tally);
-        assert_eq!(block.take(1, true, &mut tally), Some((0, false)), "half zero is not zero");
-        assert_eq!(block.zero, 0, "frames that are out are not known");
-        block.put(0, 1, true, &mut tally);
-        assert_eq!(block.zero, 2);
-        let (all, zero) = block.take(9, true, &mut tally).unwrap();
-        assert_eq!((all, zero, block.zero), (0, false, 0));
-        block.put(0, 9, true, &mut tally);
-        assert_eq!(block.take(9, false, &mut tally), Some((0, true)));
-    }
-
-    #[test]
-    fn a_dirty_frame_is_preferred_where_zero_is_not_needed() {
-        let (mut block, mut tally) = (Block::new(), [0; ORDERS]);
-        block.put(10, 0, true, &mut tally);
-        block.put(12, 0, false, &mut tally);
-        assert_eq!(block.take(0, false, &mut tally), Some((12, false)));
-        assert_eq!(block.take(0, false, &mut tally), Some((10, true)));
-        assert_eq!(block.take(0, false, &mut tally), None);
-    }
-
-    #[test]
-    fn deposits_are_remembered_by_frame() {
-        let mut block = Block::new();
-        block.deposit(64, 7);
-        block.deposit(3, 0);
-        assert_eq!((block.deposited, block.first_deposited()), (129, Some(3)));
-        block.withdraw(3, 0);
-        block.withdraw(64, 0);
-        assert_eq!((block.deposited, block.first_deposited()), (127, Some(65)));
-        assert!(block.is_deposited(191) && !block.is_deposited(192));
-    }
-
-    #[test]
-    fn many_frames_at_once_are_the_same_as_one_by_one() {
-        for most in [1, 3, 32, 100, 512, 600] {
-            let ((mut one, mut tally), (mut many, mut other)) = (whole(), whole());
-            for (block, tally) in [(&mut one, &mut tally), (&mut many, &mut other)] {
-                // Something to begin with: three frames out, one of them back.
-                let frames = [(); 3].map(|()| block.take(0, false, tally).unwrap().0);
-                block.put(frames[1], 0, false, tally);
-            }
-            let mut seen = Vec::new();
-            let taken = many.take_frames(most, false, &mut other, |frame, zero| seen.push((frame, zero)));
-            let single: Vec<_> = (0..most).map_while(|_| one.take(0, false, &mut tally)).collect();
-            assert_eq!((usize::from(taken), &seen), (single.len(), &single), "{most}");
-            assert_eq!((many.recount(), other), (one.recount(), tally));
-        }
-    }
-
-    #[test]
-    fn recounting_finds_what_was_counted() {
-        let (mut block, mut tally) = whole();
-        for order in [0, 3, 5, 0, 1] {
-            let _ = block.take(order, false, &mut tally);
-        }
-        let (by_order, zero, deposited) = block.recount();
-        assert_eq!((by_order, zero, deposited), (tally, 0, 0));
-        assert!(block.counts_agree(&by_order));
-        block.counts[0] += 1;
-        assert!(!block.counts_agree(&by_order));
-    }
-}
+mod tests;

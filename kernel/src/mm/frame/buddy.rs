@@ -13,7 +13,9 @@
 //!
 //! Everything here runs under the allocator's lock and never touches the frame table.
 
-use super::block::{Block, ByOrder, FRAMES, NONE, ORDERS, UNLISTED};
+use core::ops::Range;
+
+use super::block::{Block, ByOrder, FRAMES, FrameSet, NONE, ORDERS, UNLISTED};
 use super::entry::Class;
 use super::stats::Watermarks;
 use crate::units::Frames;
@@ -131,20 +133,21 @@ impl<'m> Buddy<'m> {
         self.take_from(block, order, class, zero)
     }
 
-    /// Takes up to `count` single frames for `class`, as many from one block as it has, and passes each on.
+    /// Takes up to `count` single frames for `class`, as many from one block as it has, and passes on each run.
     pub(super) fn take_frames(
         &mut self,
         count: usize,
         class: Class,
         zero: bool,
-        mut each: impl FnMut(u32, bool),
+        mut each: impl FnMut(Range<u32>, bool),
     ) {
         let mut left = count as u16;
         while left > 0 {
             let Some(block) = self.choose(0, class, zero) else { return };
             let taken = self.change(block, |b, tally| {
-                let taken =
-                    b.take_frames(left, zero, tally, |within, zero| each(index_of(block, within), zero));
+                let taken = b.take_frames(left, zero, tally, |run, zero| {
+                    each(index_of(block, run.start)..index_of(block, run.end), zero);
+                });
                 *b.out(class) += taken;
                 taken
             });
@@ -243,21 +246,28 @@ impl<'m> Buddy<'m> {
 
     /// Takes back single frames. Consecutive ones of the same block cost the least.
     pub(super) fn put_frames(&mut self, frames: impl Iterator<Item = u32>, class: Class, zero: bool) {
-        let mut frames = frames.peekable();
-        while let Some(first) = frames.next() {
-            let (block, within) = place(first);
-            let returned = self.change(block, |b, tally| {
-                b.put(within, 0, zero, tally);
-                let mut returned = 1;
-                while let Some(next) = frames.next_if(|next| place(*next).0 == block) {
-                    b.put(place(next).1, 0, zero, tally);
-                    returned += 1;
-                }
-                *b.out(class) -= returned;
-                returned
-            });
-            self.totals.out[class as usize] -= u64::from(returned);
+        let (mut block, mut set, mut count) = (0, FrameSet::default(), 0);
+        for frame in frames {
+            let (of, within) = place(frame);
+            if of != block && count > 0 {
+                self.put_set(block, &set, count, class, zero);
+                (set, count) = (FrameSet::default(), 0);
+            }
+            block = of;
+            set[within / 64] |= 1 << (within % 64);
+            count += 1;
         }
+        if count > 0 {
+            self.put_set(block, &set, count, class, zero);
+        }
+    }
+
+    fn put_set(&mut self, block: u32, frames: &FrameSet, count: u16, class: Class, zero: bool) {
+        self.totals.out[class as usize] -= u64::from(count);
+        self.change(block, |b, tally| {
+            *b.out(class) -= count;
+            b.put_frames(frames, zero, tally);
+        });
     }
 
     /// Counts an extent that is out in another class.

@@ -4,9 +4,9 @@ use core::sync::atomic::Ordering;
 
 use crate::units::{Frames, Order, VcpuId};
 
-use super::entry::{Class, Head};
+use super::entry::{Class, Entry, Head};
 use super::lock::{Gate, LockKind};
-use super::magazine::{Inside, Magazine};
+use super::magazine::{Inside, Kind, Magazine};
 use super::token::{Contents, Extent};
 use super::{FrameAllocator, Request, spare};
 
@@ -17,137 +17,180 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
         if request.order != Order::FRAME {
             return None;
         }
-        let inside = self.magazines.get(request.cpu.get() as usize)?.try_enter()?;
-        let index = inside.pop(request.usage.class(), request.contents)?;
-        self.entry(index).set(request.head());
-        Some(Extent::new(self.gfn(index), Order::FRAME, request.contents, self.id))
+        let kind = Kind::of(request.usage.class(), request.contents);
+        L::pinned(request.cpu.get() as usize, |cpu| {
+            let inside = self.magazines.get(cpu)?.try_enter()?;
+            let index = inside.pop(kind)?;
+            self.entry(index).set(request.head());
+            Some(self.table.frame(index, request.contents))
+        })
     }
 
     /// Puts a frame into the CPU's magazine, if all is as it should be and there is room.
     #[inline]
     pub(super) fn free_fast(&self, extent: &Extent, contents: Contents, cpu: VcpuId) -> Option<()> {
-        if !extent.is_frame_of(self.id) {
-            return None;
-        }
-        let index = extent.first().get().wrapping_sub(self.base.get());
+        let index = extent.place_in(self.table);
         let entry = self.entries.get(index as usize)?;
         let class = entry.single_in_use()?;
-        let inside = self.magazines.get(cpu.get() as usize)?.try_enter()?;
-        if inside.is_asked() || !inside.push(class, contents, index as u32, self.limit) {
+        L::pinned(cpu.get() as usize, |cpu| {
+            let inside = self.magazines.get(cpu)?.try_enter()?;
+            // Two copies of the same on purpose: a processor guesses the way and goes on, where a stack that is found
+            // by the class would have to wait for the entry to be read.
+            match class {
+                Class::Pinned => Self::keep(&inside, entry, index as u32, Kind::of(Class::Pinned, contents)),
+                Class::Movable => {
+                    Self::keep(&inside, entry, index as u32, Kind::of(Class::Movable, contents))
+                }
+            }
+        })
+    }
+
+    #[inline(always)]
+    fn keep(inside: &Inside<'_, L::Gate>, entry: &Entry, index: u32, kind: Kind) -> Option<()> {
+        if !inside.push(kind, index) {
             return None;
         }
-        entry.set(Head::Cached { class, contents });
+        entry.set(Head::Cached(kind));
         Some(())
     }
 
     /// Moves the frames of every magazine that nobody is using back to the buddy system, and says how many.
     /// `cpu` is the caller's.
     ///
-    /// Where a magazine admits its own CPU only ([`Gate::SHARED`] is false), the others are asked instead: each is
-    /// emptied when its CPU next allocates or frees a frame, or calls [`drain_cpu`](Self::drain_cpu), for which the
-    /// kernel may interrupt it.
+    /// Where a magazine admits its own CPU only ([`Gate::SHARED`] is false), the others are asked instead, unless
+    /// they are parked: each is emptied when its CPU next frees a frame or needs more, parks, or calls
+    /// [`drain_asked`](Self::drain_asked), for which the kernel may interrupt it.
     pub fn drain(&self, cpu: VcpuId) -> Frames {
-        let mut moved = Frames::ZERO;
-        for (i, magazine) in self.magazines.iter().enumerate() {
-            if L::Gate::SHARED || i == cpu.get() as usize {
-                moved += self.drain_one(magazine);
-            } else {
-                magazine.ask();
+        L::pinned(cpu.get() as usize, |cpu| {
+            let mut moved = Frames::ZERO;
+            for (i, magazine) in self.magazines.iter().enumerate() {
+                moved += if i == cpu {
+                    magazine.try_enter_parked().map_or(Frames::ZERO, |inside| self.empty(&inside))
+                } else if let Some(inside) = magazine.try_enter_afar() {
+                    self.empty(&inside)
+                } else {
+                    if !L::Gate::SHARED {
+                        magazine.ask();
+                    }
+                    Frames::ZERO
+                };
             }
-        }
-        moved
+            moved
+        })
     }
 
     /// Moves the frames of the magazine of `cpu`, which is the caller's, back to the buddy system, unless it is in
     /// use.
     pub fn drain_cpu(&self, cpu: VcpuId) -> Frames {
-        self.magazines.get(cpu.get() as usize).map_or(Frames::ZERO, |magazine| self.drain_one(magazine))
+        self.drain_own(cpu, |_| true)
     }
 
-    fn drain_one(&self, magazine: &Magazine<L::Gate>) -> Frames {
-        magazine.try_enter().map_or(Frames::ZERO, |inside| self.empty(&inside))
+    /// The same if another CPU has asked for the frames.
+    pub fn drain_asked(&self, cpu: VcpuId) -> Frames {
+        self.drain_own(cpu, |inside| inside.heed())
+    }
+
+    fn drain_own(&self, cpu: VcpuId, wanted: impl FnOnce(&Inside<'_, L::Gate>) -> bool) -> Frames {
+        L::pinned(cpu.get() as usize, |cpu| {
+            let inside = self.magazines.get(cpu).and_then(Magazine::try_enter_parked);
+            inside.filter(wanted).map_or(Frames::ZERO, |inside| self.empty(&inside))
+        })
+    }
+
+    /// Leaves the magazine of `cpu`, which is the caller's, to whoever wants its frames, until `cpu` allocates or
+    /// frees a frame again: for a CPU that goes to sleep. Does nothing if magazines are anybody's.
+    pub fn park(&self, cpu: VcpuId) {
+        self.drain_asked(cpu);
+        L::pinned(cpu.get() as usize, |cpu| {
+            if let Some(magazine) = self.magazines.get(cpu) {
+                magazine.park();
+            }
+        });
     }
 
     #[cold]
-    fn empty(&self, inside: &Inside<'_, L::Gate>) -> Frames {
-        let mut moved = Frames::ZERO;
-        for class in Class::ALL {
-            for contents in [Contents::Unknown, Contents::Zero] {
-                moved += self.spill(inside, class, contents, usize::MAX);
-            }
-        }
-        moved
+    fn empty<const FAR: bool>(&self, inside: &Inside<'_, L::Gate, FAR>) -> Frames {
+        Kind::ALL
+            .iter()
+            .map(|&kind| self.spill(inside, kind, usize::MAX))
+            .fold(Frames::ZERO, |sum, n| sum + n)
     }
 
     /// Takes a frame from the CPU's magazine, filling it from the buddy system if need be.
     pub(super) fn alloc_filling(&self, request: &Request) -> Option<Extent> {
-        let inside = self.magazines.get(request.cpu.get() as usize)?.try_enter()?;
-        if inside.heed() {
-            self.empty(&inside);
-        }
-        let class = request.usage.class();
-        let want = request.contents;
-        let other = match want {
-            Contents::Unknown => Contents::Zero,
-            Contents::Zero => Contents::Unknown,
-        };
-        // Zero frames serve other requests too, once there are enough of them here; others serve a request for zero
-        // where no zero frame is left.
-        let enough = match want {
-            Contents::Unknown => self.batch(),
-            Contents::Zero if self.zero_hint.load(Ordering::Relaxed) == 0 => 1,
-            Contents::Zero => usize::MAX,
-        };
-        if inside.len(class, want) == 0 && inside.len(class, other) < enough {
-            self.refill(&inside, class, want);
-        }
-        let (index, contents) = match inside.pop(class, want) {
-            Some(index) => (index, want),
-            None => (inside.pop(class, other)?, other),
-        };
-        self.entry(index).set(request.head());
-        Some(Extent::new(self.gfn(index), Order::FRAME, contents, self.id))
+        L::pinned(request.cpu.get() as usize, |cpu| {
+            let inside = self.magazines.get(cpu)?.try_enter_parked()?;
+            if inside.heed() {
+                self.empty(&inside);
+            }
+            let class = request.usage.class();
+            let want = request.contents;
+            let other = match want {
+                Contents::Unknown => Contents::Zero,
+                Contents::Zero => Contents::Unknown,
+            };
+            // Zero frames serve other requests too, once there are enough of them here; others serve a request for
+            // zero where no zero frame is left.
+            let enough = match want {
+                Contents::Unknown => self.batch(),
+                Contents::Zero if self.zero_hint.load(Ordering::Relaxed) == 0 => 1,
+                Contents::Zero => usize::MAX,
+            };
+            let (wanted, others) = (Kind::of(class, want), Kind::of(class, other));
+            if inside.len(wanted) == 0 && inside.len(others) < enough {
+                self.refill(&inside, class, want);
+            }
+            let (index, contents) = match inside.pop(wanted) {
+                Some(index) => (index, want),
+                None => (inside.pop(others)?, other),
+            };
+            self.entry(index).set(request.head());
+            Some(self.table.frame(index, contents))
+        })
     }
 
     fn refill(&self, inside: &Inside<'_, L::Gate>, class: Class, want: Contents) {
         self.locked(|buddy| {
             // Either stack may get all of them. Never from the reserve, not even in an emergency: what is left here
             // would serve whoever comes next.
-            let room = |kind| self.limit.saturating_sub(inside.len(class, kind));
+            let room = |contents| inside.room(Kind::of(class, contents));
             let batch = self.batch().min(room(Contents::Unknown)).min(room(Contents::Zero)) as u64;
             let batch = batch.min(spare(buddy, false)) as usize;
-            buddy.take_frames(batch, class, want == Contents::Zero, |index, zero| {
-                let contents = if zero { Contents::Zero } else { Contents::Unknown };
-                self.entry(index).set(Head::Cached { class, contents });
-                let kept = inside.push(class, contents, index, self.limit);
+            buddy.take_frames(batch, class, want == Contents::Zero, |run, zero| {
+                let kind = Kind::of(class, if zero { Contents::Zero } else { Contents::Unknown });
+                for entry in &self.entries[run.start as usize..run.end as usize] {
+                    entry.set(Head::Cached(kind));
+                }
+                let kept = inside.push_run(kind, run);
                 assert!(kept, "a magazine that had room is full");
             });
         });
     }
 
     /// Puts a frame into the CPU's magazine, making room if need be; `false` if it has none, or is in use.
-    pub(super) fn free_spilling(&self, index: u32, class: Class, contents: Contents, cpu: VcpuId) -> bool {
-        let inside = self.magazines.get(cpu.get() as usize).and_then(Magazine::try_enter);
-        let Some(inside) = inside else { return false };
-        if inside.heed() {
-            self.empty(&inside);
-        }
-        if inside.len(class, contents) >= self.limit {
-            self.spill(&inside, class, contents, self.batch());
-        }
-        self.entry(index).set(Head::Cached { class, contents });
-        let kept = inside.push(class, contents, index, self.limit);
-        assert!(kept, "a magazine that was spilled is full");
-        true
+    pub(super) fn free_spilling(&self, index: u32, kind: Kind, cpu: VcpuId) -> bool {
+        L::pinned(cpu.get() as usize, |cpu| {
+            let inside = self.magazines.get(cpu).and_then(Magazine::try_enter_parked);
+            let Some(inside) = inside else { return false };
+            if inside.heed() {
+                self.empty(&inside);
+            }
+            if inside.room(kind) == 0 {
+                self.spill(&inside, kind, self.batch());
+            }
+            self.entry(index).set(Head::Cached(kind));
+            let kept = inside.push_unasked(kind, index);
+            assert!(kept, "a magazine that was spilled is full");
+            true
+        })
     }
 
-    fn spill(&self, inside: &Inside<'_, L::Gate>, class: Class, contents: Contents, most: usize) -> Frames {
-        let count = inside.len(class, contents).min(most);
+    fn spill<const FAR: bool>(&self, inside: &Inside<'_, L::Gate, FAR>, kind: Kind, most: usize) -> Frames {
+        let count = inside.len(kind).min(most);
         if count > 0 {
-            let frames = (0..count).map_while(|_| inside.pop(class, contents)).inspect(|&index| {
-                self.entry(index).set(Head::Nothing);
-            });
-            self.locked(|buddy| buddy.put_frames(frames, class, contents == Contents::Zero));
+            let frames = inside.pop_many(kind, count).inspect(|&index| self.entry(index).set(Head::Nothing));
+            let zero = kind.contents() == Contents::Zero;
+            self.locked(|buddy| buddy.put_frames(frames, kind.class(), zero));
         }
         Frames::new(count as u64)
     }

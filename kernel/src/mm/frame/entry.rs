@@ -12,8 +12,8 @@
 
 use core::fmt;
 
+use super::magazine::Kind;
 use super::primitive::{AtomicU64, Ordering};
-use super::token::Contents;
 
 /// What a frame is used for. The first two kinds are *pinned*: they never move. The others are *movable*: all
 /// ways to reach them go through mappings that the kernel can change.
@@ -103,13 +103,8 @@ pub(super) enum Head {
     Hole,
     /// Memory that the allocator was told to leave alone.
     Reserved,
-    /// A free frame in a magazine.
-    Cached {
-        /// The group that it was handed out for, and is still counted in.
-        class: Class,
-        /// Known zero or not.
-        contents: Contents,
-    },
+    /// A free frame in a magazine. It is still counted in the class that it was handed out for.
+    Cached(Kind),
     /// A ballooned extent whose token is out.
     Ballooned {
         /// Its size.
@@ -130,8 +125,9 @@ pub(super) enum Head {
 
 const KIND_HOLE: u64 = 1;
 const KIND_RESERVED: u64 = 2;
-const KIND_CACHED: u64 = 3;
-const KIND_BALLOONED: u64 = 4;
+const KIND_BALLOONED: u64 = 3;
+/// The first of four: the stack of a magazine is in the lowest bits, where a [`Use`] has its class.
+const KIND_CACHED: u64 = 4;
 const KIND_MASK: u64 = 0xF;
 /// Set in the kinds that are a [`Use`], and in no other.
 const KIND_USED: u64 = 8;
@@ -139,9 +135,7 @@ const KIND_USED: u64 = 8;
 const KIND_MOVABLE: u64 = 2;
 const ORDER_SHIFT: u32 = 4;
 const ORDER_MASK: u64 = 0xF;
-const FLAG_ZERO: u64 = 1 << 8;
-const FLAG_MOVABLE: u64 = 1 << 9;
-const FLAG_DETACHED: u64 = 1 << 10;
+const FLAG_DETACHED: u64 = 1 << 8;
 const OWNER_SHIFT: u32 = 16;
 
 impl Head {
@@ -151,11 +145,7 @@ impl Head {
             Self::Nothing => 0,
             Self::Hole => KIND_HOLE,
             Self::Reserved => KIND_RESERVED,
-            Self::Cached { class, contents } => {
-                let zero = if matches!(contents, Contents::Zero) { FLAG_ZERO } else { 0 };
-                let movable = if matches!(class, Class::Movable) { FLAG_MOVABLE } else { 0 };
-                KIND_CACHED | zero | movable
-            }
+            Self::Cached(kind) => KIND_CACHED | kind as u64,
             Self::Ballooned { order } => KIND_BALLOONED | (order as u64) << ORDER_SHIFT,
             Self::Used { usage, order, detached, owner } => {
                 let detached = if detached { FLAG_DETACHED } else { 0 };
@@ -169,11 +159,10 @@ impl Head {
         let usage = match word & KIND_MASK {
             KIND_HOLE => return Self::Hole,
             KIND_RESERVED => return Self::Reserved,
-            KIND_CACHED => {
-                let class = if word & FLAG_MOVABLE == 0 { Class::Pinned } else { Class::Movable };
-                let contents = if word & FLAG_ZERO == 0 { Contents::Unknown } else { Contents::Zero };
-                return Self::Cached { class, contents };
-            }
+            4 => return Self::Cached(Kind::Pinned),
+            5 => return Self::Cached(Kind::PinnedZero),
+            6 => return Self::Cached(Kind::Movable),
+            7 => return Self::Cached(Kind::MovableZero),
             KIND_BALLOONED => return Self::Ballooned { order },
             8 => Use::Kernel,
             9 => Use::Special,
@@ -245,11 +234,7 @@ mod tests {
                 heads.push(Head::Used { usage, order, detached: order % 2 == 1, owner: Owner::NONE });
             }
         }
-        for class in Class::ALL {
-            for contents in [Contents::Unknown, Contents::Zero] {
-                heads.push(Head::Cached { class, contents });
-            }
-        }
+        heads.extend(Kind::ALL.map(Head::Cached));
         for (i, &head) in heads.iter().enumerate() {
             assert_eq!(Head::decode(head.encode()), head);
             assert!(heads[..i].iter().all(|other| other.encode() != head.encode()), "{head:?} is not unique");

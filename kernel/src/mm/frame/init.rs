@@ -13,6 +13,7 @@ use super::error::Misuse;
 use super::lock::{Exclusive, LockKind, SharedGate};
 use super::magazine::{CAPACITY, Magazine};
 use super::map::{Layout, MapError, check_reserved};
+use super::token::Table;
 
 /// What there is to manage.
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +54,6 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
         if entries.len() != layout.entries() || blocks.len() != layout.blocks() {
             return Err(MapError::WrongMetadata);
         }
-        magazines.fill_with(Magazine::new);
         let entries = &*entries;
         let mut buddy = Buddy::new(blocks);
 
@@ -83,9 +83,11 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
         // A few percent of a small guest at most, whatever the number of CPUs.
         let share = buddy.totals.managed / (32 * magazines.len().max(1) as u64);
         let limit = (share as usize).clamp(4, CAPACITY);
+        magazines.fill_with(|| Magazine::limited(limit));
         Ok(Self {
             base: layout.base(),
             id: config.id,
+            table: Table::new(layout.base(), config.id),
             limit,
             entries,
             magazines,

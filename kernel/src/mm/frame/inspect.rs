@@ -105,7 +105,7 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
         match self.entry(index).get() {
             Head::Hole => FrameState::Absent,
             Head::Reserved => FrameState::Reserved,
-            Head::Cached { contents, .. } => FrameState::Cached(contents),
+            Head::Cached(kind) => FrameState::Cached(kind.contents()),
             Head::Ballooned { .. } => FrameState::Ballooned,
             Head::Used { .. } | Head::Nothing => match self.head_of(index) {
                 Some((head, Head::Used { usage, order, detached, owner })) => {

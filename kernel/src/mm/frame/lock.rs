@@ -4,7 +4,7 @@
 //! must keep interrupts off while it is held. A magazine is behind a [`Gate`], which is tried and never waited for;
 //! what the gate costs is what the fast path costs, so there are two of them.
 
-use super::primitive::{AtomicBool, Ordering, compiler_fence};
+use super::primitive::{AtomicBool, AtomicU8, Ordering, compiler_fence};
 
 /// A value that one caller at a time may change.
 pub trait Exclusive<T> {
@@ -22,6 +22,15 @@ pub trait LockKind {
 
     /// The gate of a magazine.
     type Gate: Gate;
+
+    /// Runs `work` with the number of the CPU whose magazine it is to use. `hint` is the CPU that the caller named.
+    ///
+    /// With a gate for one CPU, it must be the CPU that runs `work`, from the first instruction to the last. This
+    /// believes the caller; a kernel turns preemption off, and looks up the number itself.
+    #[inline(always)]
+    fn pinned<R>(hint: usize, work: impl FnOnce(usize) -> R) -> R {
+        work(hint)
+    }
 }
 
 /// Exclusive use of a CPU's magazine.
@@ -29,15 +38,31 @@ pub trait Gate: Send + Sync {
     /// An open gate.
     const OPEN: Self;
 
-    /// Whether any CPU may pass. If not, callers must stay on the CPU whose number they give, without being
-    /// preempted, until the call returns; interrupts may come.
+    /// Whether any CPU may pass. If not, [`LockKind::pinned`] must keep callers on the gate's CPU, without being
+    /// preempted; interrupts may come.
     const SHARED: bool;
 
-    /// Passes, and closes the gate behind the caller; `false` if somebody is inside.
+    /// Passes, and closes the gate behind the caller; `false` if somebody is inside, or the gate is parked.
     fn try_enter(&self) -> bool;
+
+    /// The same, and ends the parking.
+    #[inline]
+    fn try_enter_parked(&self) -> bool {
+        self.try_enter()
+    }
 
     /// Opens the gate again.
     fn leave(&self);
+
+    /// Leaves the gate to whoever comes first, because its own CPU will not need it for a while.
+    #[inline]
+    fn park(&self) {}
+
+    /// Passes as another CPU than the gate's.
+    fn try_enter_afar(&self) -> bool;
+
+    /// Opens the gate again after that.
+    fn leave_afar(&self);
 }
 
 /// A gate for anybody: CPU numbers are hints, and a wrong one costs time, nothing else. One atomic exchange.
@@ -58,6 +83,14 @@ impl Gate for SharedGate {
     fn leave(&self) {
         self.0.store(false, Ordering::Release);
     }
+
+    fn try_enter_afar(&self) -> bool {
+        self.try_enter()
+    }
+
+    fn leave_afar(&self) {
+        self.leave();
+    }
 }
 
 /// A gate for one CPU: two plain stores, no locked instruction.
@@ -65,29 +98,67 @@ impl Gate for SharedGate {
 /// It keeps out interrupt handlers of its own CPU, and nobody else. A handler that comes between the look and the
 /// store leaves the gate as it found it, because handlers nest; a *thread* that came there could be inside for
 /// long, so preemption has to be off, and other CPUs must not try. What breaks that rule can hand out a frame twice;
-/// a kernel therefore gives this gate only to a wrapper that turns preemption off and looks up the CPU itself.
+/// a kernel therefore turns preemption off and looks up the CPU in [`LockKind::pinned`].
+///
+/// A CPU that goes to sleep *parks* its gate. From then on nobody has it, the CPU itself included, and whoever wants
+/// it takes it by an atomic exchange: other CPUs to empty the magazine, its own to have it again.
+///
+/// ```text
+///          try_enter            park                 try_enter_afar
+///   INSIDE ◀───────▶ OPEN ───────────────▶ PARKED ◀────────────────▶ AFAR
+///      ▲     leave                           │        leave_afar
+///      └─────────────────────────────────────┘
+///                  try_enter_parked
+/// ```
 #[derive(Debug)]
-pub struct LocalGate(AtomicBool);
+pub struct LocalGate(AtomicU8);
+
+const OPEN: u8 = 0;
+const INSIDE: u8 = 1;
+const PARKED: u8 = 2;
+const AFAR: u8 = 3;
 
 impl Gate for LocalGate {
-    const OPEN: Self = Self(AtomicBool::new(false));
+    const OPEN: Self = Self(AtomicU8::new(OPEN));
     const SHARED: bool = false;
 
     #[inline]
     fn try_enter(&self) -> bool {
         // Acquire and release for the compiler's sake, and to let a thread move to another CPU between calls; on
-        // x86 they are plain moves.
-        if self.0.load(Ordering::Acquire) {
+        // x86 they are plain moves. Only this CPU changes what is open.
+        if self.0.load(Ordering::Acquire) != OPEN {
             return false;
         }
-        self.0.store(true, Ordering::Relaxed);
+        self.0.store(INSIDE, Ordering::Relaxed);
         compiler_fence(Ordering::SeqCst);
         true
     }
 
+    fn try_enter_parked(&self) -> bool {
+        // Acquire: what another CPU did inside is visible here.
+        self.try_enter()
+            || self.0.compare_exchange(PARKED, INSIDE, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
     #[inline]
     fn leave(&self) {
-        self.0.store(false, Ordering::Release);
+        self.0.store(OPEN, Ordering::Release);
+    }
+
+    fn park(&self) {
+        if self.0.load(Ordering::Relaxed) == OPEN {
+            // Release: what this CPU did inside is visible to the others.
+            self.0.store(PARKED, Ordering::Release);
+        }
+    }
+
+    fn try_enter_afar(&self) -> bool {
+        self.0.compare_exchange(PARKED, AFAR, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    fn leave_afar(&self) {
+        // Nobody changes it while it is so.
+        self.0.store(PARKED, Ordering::Release);
     }
 }
 

@@ -55,9 +55,11 @@ pub use self::error::{AllocError, Misuse, Rejected, RejectedRun};
 pub use self::init::{Config, Metadata};
 pub use self::inspect::{FrameState, Held, SparseBlock};
 pub use self::lock::{Exclusive, Gate, LocalGate, LocalLocks, LockKind, SharedGate, TicketLocks};
+use self::magazine::Kind;
 pub use self::magazine::Magazine;
 pub use self::map::{Layout, MapError};
 pub use self::stats::{Stats, Watermarks};
+use self::token::Table;
 pub use self::token::{Ballooned, Contents, Extent, Owned, Run, State};
 pub use self::validate::Inconsistency;
 
@@ -118,6 +120,8 @@ pub struct FrameAllocator<'m, L: LockKind = TicketLocks> {
     base: Gfn,
     /// Tokens carry it, so that they find only their own allocator.
     id: u16,
+    /// Both of them, as they are in tokens.
+    table: Table,
     /// Most frames in one stack of a magazine.
     limit: usize,
     entries: &'m [Entry],
@@ -200,7 +204,7 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
             Err(misuse) => return Err(self.reject(misuse, extent)),
         };
         let order = extent.order();
-        if order != Order::FRAME || !self.free_spilling(index, usage.class(), contents, cpu) {
+        if order != Order::FRAME || !self.free_spilling(index, Kind::of(usage.class(), contents), cpu) {
             self.locked(|buddy| self.put(buddy, index, order, usage.class(), contents));
         }
         extent.consume();
@@ -285,7 +289,7 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
             }
             Head::Used { .. } => Err(Misuse::HeldByToken(first)),
             Head::Hole | Head::Reserved => Err(Misuse::NotManaged(first)),
-            Head::Cached { .. } => Err(Misuse::NotAllocated(first)),
+            Head::Cached(_) => Err(Misuse::NotAllocated(first)),
             Head::Ballooned { .. } => Err(Misuse::InBalloon(first)),
             Head::Nothing => Err(self.locked(|buddy| self.why_nothing(buddy, index))),
         }

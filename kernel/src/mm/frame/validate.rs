@@ -61,22 +61,26 @@ impl core::error::Error for Inconsistency {}
 
 impl<'m, L: LockKind> FrameAllocator<'m, L> {
     /// Re-derives every counter, list and state from the lowest level up and compares. Time grows with the table;
-    /// the lock is held throughout, and magazines are closed, so that other CPUs may go on calling; unless their gates
-    /// are for one CPU each, when the others have to keep quiet.
+    /// the lock is held throughout, and magazines are closed, so that other CPUs may go on calling. Where gates are
+    /// for one CPU each, the other CPUs' must be parked.
     ///
     /// # Errors
     ///
     /// The first [`Inconsistency`] found.
     pub fn validate(&self) -> Result<(), Inconsistency> {
-        self.validate_from(0)
+        L::pinned(0, |cpu| self.validate_from(0, cpu))
     }
 
     /// Enters the magazines one after the other, keeping each.
-    fn validate_from(&self, next: usize) -> Result<(), Inconsistency> {
+    fn validate_from(&self, next: usize, cpu: usize) -> Result<(), Inconsistency> {
         match self.magazines.get(next) {
+            Some(magazine) if next == cpu => {
+                let _inside = magazine.try_enter_parked().ok_or(Inconsistency::Busy)?;
+                self.validate_from(next + 1, cpu)
+            }
             Some(magazine) => {
-                let _inside = magazine.try_enter().ok_or(Inconsistency::Busy)?;
-                self.validate_from(next + 1)
+                let _inside = magazine.try_enter_afar().ok_or(Inconsistency::Busy)?;
+                self.validate_from(next + 1, cpu)
             }
             None => self.locked(|buddy| self.validate_closed(buddy)),
         }
@@ -134,7 +138,7 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
             let order = match head {
                 Head::Nothing if things == 0 => continue,
                 Head::Nothing => free_order.unwrap_or(0),
-                Head::Hole | Head::Reserved | Head::Cached { .. } => 0,
+                Head::Hole | Head::Reserved | Head::Cached(_) => 0,
                 Head::Ballooned { order } | Head::Used { order, .. } => usize::from(order),
             };
             let count = 1_u64 << order;
@@ -152,9 +156,9 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
                 Head::Nothing => {}
                 Head::Hole => holes += 1,
                 Head::Reserved => reserved += 1,
-                Head::Cached { class, .. } => {
+                Head::Cached(kind) => {
                     cached += 1;
-                    out[class as usize] += 1;
+                    out[kind.class() as usize] += 1;
                 }
                 Head::Ballooned { .. } => lent += count,
                 Head::Used { usage, .. } => out[usage.class() as usize] += count,
@@ -194,10 +198,10 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
         let mut held = 0;
         let mut wrong = None;
         for magazine in self.magazines {
-            magazine.for_each(|class, contents, index| {
+            magazine.for_each(|kind, index| {
                 held += 1;
                 let shown = self.entries.get(index as usize).map(Entry::get);
-                if shown != Some(Head::Cached { class, contents }) || self.times_held(index) != 1 {
+                if shown != Some(Head::Cached(kind)) || self.times_held(index) != 1 {
                     wrong = Some(Inconsistency::Magazine(self.gfn(index)));
                 }
             });
@@ -212,7 +216,7 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
     fn times_held(&self, index: u32) -> usize {
         let mut times = 0;
         for magazine in self.magazines {
-            magazine.for_each(|_, _, held| times += usize::from(held == index));
+            magazine.for_each(|_, held| times += usize::from(held == index));
         }
         times
     }

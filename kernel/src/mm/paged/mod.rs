@@ -59,6 +59,8 @@ mod reclaim_tests;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]
+mod space_tests;
+#[cfg(test)]
 mod tests;
 
 use alloc::boxed::Box;

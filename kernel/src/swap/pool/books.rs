@@ -24,14 +24,14 @@ fn set_word(bytes: &mut FrameBytes, index: u16, value: u64) {
 
 impl<T> Shard<T> {
     fn entries(&self, slot: u32) -> Option<&Entries<T>> {
-        match self.slots.get(slot as usize) {
+        match self.slots.get(slot) {
             Some(Slot::Entries(entries)) => Some(entries),
             _ => None,
         }
     }
 
     fn entries_mut(&mut self, slot: u32) -> Option<&mut Entries<T>> {
-        match self.slots.get_mut(slot as usize) {
+        match self.slots.get_mut(slot) {
             Some(Slot::Entries(entries)) => Some(entries),
             _ => None,
         }

@@ -10,7 +10,7 @@ use crate::units::FRAME_SIZE;
 impl<T> Shard<T> {
     /// The frame of the log in this slot.
     pub(super) fn log(&self, slot: u32) -> Option<&Log<T>> {
-        match self.slots.get(slot as usize) {
+        match self.slots.get(slot) {
             Some(Slot::Log(log)) => Some(log),
             _ => None,
         }
@@ -18,7 +18,7 @@ impl<T> Shard<T> {
 
     /// The same, to be changed.
     pub(super) fn log_mut(&mut self, slot: u32) -> Option<&mut Log<T>> {
-        match self.slots.get_mut(slot as usize) {
+        match self.slots.get_mut(slot) {
             Some(Slot::Log(log)) => Some(log),
             _ => None,
         }

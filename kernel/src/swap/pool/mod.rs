@@ -13,8 +13,9 @@
 //! first. Compression and decompression happen outside of these locks, in memory of the CPU. Preemption is off during
 //! both, interrupts are not. No method is for interrupt handlers, which would find locks held.
 //!
-//! **Memory.** Only frames are allocated on the way, through [`PoolFrames`], and only by [`Pool::store`] and, to spare
-//! a page that was loaded, by eviction, which does without. Loading, freeing and compacting need none.
+//! **Memory.** Frames are allocated on the way, through [`PoolFrames`], and for every 128 of them 4 KiB of the heap
+//! (`table.rs`), by [`Pool::store`] alone and, to spare a page that was loaded, by eviction, which does without. Loading,
+//! freeing and compacting need none.
 //!
 //! **Corruption** is an error with a name. Entries carry a check, headers and entries name each other, the data has a
 //! checksum, and the decoder checks its bounds. A frame whose headers make no sense is given up: it is not walked any
@@ -32,6 +33,7 @@ mod shard;
 mod slide;
 mod slot;
 mod supply;
+mod table;
 mod validate;
 
 #[cfg(test)]
@@ -178,7 +180,8 @@ impl<F: PoolFrames, P: Cpus> fmt::Debug for Pool<F, P> {
 }
 
 impl<F: PoolFrames, P: Cpus> Pool<F, P> {
-    /// An empty pool. Its tables, and work memory of 30 KiB for each CPU, come from the heap, here and never later.
+    /// An empty pool. Work memory of 30 KiB for each CPU comes from the heap here and never later; its tables, a
+    /// hundred and twenty-eighth of what is in the pool, as it takes frames.
     ///
     /// # Errors
     ///
@@ -189,9 +192,7 @@ impl<F: PoolFrames, P: Cpus> Pool<F, P> {
         let mut shards = Vec::new();
         let bytes = count * size_of::<SpinMutex<Shard<F::Frame>>>();
         shards.try_reserve_exact(count).map_err(|_| NoMemory { bytes })?;
-        for _ in 0..count {
-            shards.push(SpinMutex::new(Shard::new(slots)?));
-        }
+        shards.extend((0..count).map(|_| SpinMutex::new(Shard::new(slots))));
         Ok(Self {
             supply: Supply::new(frames, config.settings.limit.get()),
             cpus,
@@ -367,7 +368,7 @@ impl<F: PoolFrames, P: Cpus> Pool<F, P> {
             stats.live_bytes += shard.counts.live;
             stats.log_frames += shard.counts.log_frames;
             stats.entry_frames += shard.counts.entry_frames;
-            stats.table_bytes += size_of_val(&*shard.slots) as u64;
+            stats.table_bytes += shard.slots.bytes();
             stats.damaged_frames += shard.counts.damaged;
             stats.moved += shard.counts.moved;
             stats.emptied += shard.counts.emptied;

@@ -8,7 +8,7 @@ use crate::units::{FRAME_SIZE, Frames};
 /// How a pool is made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Config {
-    /// The most frames that the pool can ever have: its tables are made for so many, 32 bytes each.
+    /// The most frames that the pool can ever have. Its tables take 32 bytes for each that it has had at a time.
     pub capacity: Frames,
     /// Parts that CPUs can use at the same time: 1 to [`MOST_SHARDS`](super::MOST_SHARDS); the number of CPUs is
     /// enough.
@@ -105,7 +105,7 @@ pub struct Stats {
     pub log_frames: u64,
     /// Frames that hold entries.
     pub entry_frames: u64,
-    /// The tables of slots, made for the capacity.
+    /// The tables of slots, as far as they have grown.
     pub table_bytes: u64,
     /// What compression works in, for all CPUs. Does not grow with what is stored.
     pub scratch_bytes: u64,

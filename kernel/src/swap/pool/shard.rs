@@ -3,13 +3,11 @@
 //! Its frames are in a table of slots (`slot.rs`). `books.rs` keeps entries, `log.rs` objects; here they become stored
 //! pages. Nothing here locks, and nothing allocates but frames.
 
-use alloc::boxed::Box;
-use alloc::vec::Vec;
-
 use super::entry::{Entry, EntryId, GRAIN, MOST_SLOTS, Place, Used};
-use super::error::{Corruption, Fault, NoMemory};
+use super::error::{Corruption, Fault};
 use super::slot::{NONE, Slot};
 use super::supply::{Short, Supply};
+use super::table::Table;
 use crate::mm::pool_frames::PoolFrames;
 use crate::units::FRAME_SIZE;
 
@@ -18,6 +16,9 @@ pub(super) const HEADER: usize = 8;
 
 /// An owner that no entry is: the object is dead, and what would be its checksum is its size.
 const DEAD: u32 = u32::MAX;
+
+/// Vacant slots that a shard keeps ahead of its need.
+const SPARE_SLOTS: u64 = 16;
 
 /// An object with its header: at most a frame.
 pub(super) type Object = [u8; FRAME_SIZE];
@@ -80,7 +81,7 @@ pub(super) struct Counts {
 /// A part of the pool. `T` is the token of a frame.
 #[derive(Debug)]
 pub(super) struct Shard<T> {
-    pub(super) slots: Box<[Slot<T>]>,
+    pub(super) slots: Table<T>,
     /// The first vacant slot.
     pub(super) vacant: u32,
     /// The ends of the log.
@@ -97,29 +98,23 @@ pub(super) struct Shard<T> {
 
 impl<T> Shard<T> {
     /// An empty shard that can have `slots` frames.
-    pub(super) fn new(slots: usize) -> Result<Self, NoMemory> {
-        let count = slots.min(MOST_SLOTS as usize);
-        let mut table = Vec::new();
-        table.try_reserve_exact(count).map_err(|_| NoMemory { bytes: count * size_of::<Slot<T>>() })?;
-        table.extend(
-            (1..=count).map(|next| Slot::Vacant { next: if next < count { next as u32 } else { NONE } }),
-        );
-        Ok(Self {
-            slots: table.into_boxed_slice(),
-            vacant: if count > 0 { 0 } else { NONE },
+    pub(super) fn new(slots: usize) -> Self {
+        Self {
+            slots: Table::new(slots.min(MOST_SLOTS as usize)),
+            vacant: NONE,
             oldest: NONE,
             youngest: NONE,
             partial: NONE,
             hand: NONE,
             salt: 0,
             counts: Counts::default(),
-        })
+        }
     }
 
     /// Puts a fresh frame into a vacant slot.
     pub(super) fn seat(&mut self, make: impl FnOnce() -> Slot<T>) -> u32 {
         let at = self.vacant;
-        let Some(slot) = self.slots.get_mut(at as usize) else {
+        let Some(slot) = self.slots.get_mut(at) else {
             unreachable!("compressed pool: a slot was promised, and none is vacant");
         };
         let Slot::Vacant { next } = *slot else {
@@ -132,14 +127,26 @@ impl<T> Shard<T> {
 
     /// Empties a slot.
     pub(super) fn unseat(&mut self, at: u32) -> Slot<T> {
-        let slot = core::mem::replace(&mut self.slots[at as usize], Slot::Vacant { next: self.vacant });
-        self.vacant = at;
-        slot
+        let Some(slot) = self.slots.get_mut(at) else {
+            unreachable!("compressed pool: slot {at} is emptied, and there is none");
+        };
+        core::mem::replace(slot, Slot::Vacant { next: core::mem::replace(&mut self.vacant, at) })
     }
 
-    /// A frame for a vacant slot.
-    pub(super) fn take_frame<F: PoolFrames<Frame = T>>(&self, supply: &Supply<F>) -> Result<T, Short> {
-        if self.vacant == NONE { Err(Short::Slots) } else { supply.take() }
+    /// A frame for a vacant slot. The table grows before the last of its slots are taken, so that there are some left to
+    /// go on with when there is no memory for it.
+    pub(super) fn take_frame<F: PoolFrames<Frame = T>>(&mut self, supply: &Supply<F>) -> Result<T, Short> {
+        let vacant = self.slots.len() as u64 - self.counts.log_frames - self.counts.entry_frames;
+        if vacant <= SPARE_SLOTS
+            && let Some(first) = self.slots.grow(self.vacant)
+        {
+            self.vacant = first;
+        }
+        match self.vacant {
+            NONE if self.slots.is_full() => Err(Short::Slots),
+            NONE => Err(Short::Frame),
+            _ => supply.take(),
+        }
     }
 
     /// Bytes of the log that hold nothing, not counting what the youngest frame has left.
@@ -153,7 +160,7 @@ impl<T> Shard<T> {
         let counts = &self.counts;
         let books = counts.live.saturating_sub(counts.compressed)
             + counts.entry_frames * FRAME_SIZE as u64
-            + size_of_val(&*self.slots) as u64;
+            + self.slots.bytes();
         // The frame at the young end, and what is too little to empty a frame.
         let spare = 2 * FRAME_SIZE as u64;
         let log = counts.log_frames * FRAME_SIZE as u64;
@@ -255,7 +262,7 @@ impl<T> Shard<T> {
 
     /// Gives all frames back.
     pub(super) fn clear<F: PoolFrames<Frame = T>>(&mut self, supply: &Supply<F>) {
-        for slot in &mut self.slots {
+        for slot in self.slots.iter_mut() {
             match core::mem::replace(slot, Slot::Vacant { next: NONE }) {
                 Slot::Vacant { .. } => {}
                 Slot::Log(log) => supply.give(log.frame),

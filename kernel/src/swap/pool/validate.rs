@@ -64,7 +64,7 @@ impl<T> Shard<T> {
         self.validate_entries(frames, &owners)?;
         let mut vacant = 0;
         let mut slot = self.vacant;
-        while let Some(Slot::Vacant { next }) = self.slots.get(slot as usize) {
+        while let Some(Slot::Vacant { next }) = self.slots.get(slot) {
             vacant += 1;
             slot = *next;
         }
@@ -168,7 +168,7 @@ impl<T> Shard<T> {
         ensure(count == self.counts.entry_frames, "frames of entries", count)?;
         ensure(all == owners.len() as u64, "entries in use", all)?;
         let (mut listed, mut slot, mut previous) = (0, self.partial, NONE);
-        while let Some(Slot::Entries(entries)) = self.slots.get(slot as usize) {
+        while let Some(Slot::Entries(entries)) = self.slots.get(slot) {
             listed += 1;
             ensure(
                 entries.previous == previous,

@@ -2,11 +2,15 @@
 //!
 //! The original has a bit per slot and asks every back end in turn. Here the byte says which tier has the page, so that
 //! a load asks one, and a page can be passed on from tier to tier.
+//!
+//! The bytes of 512 slots come when the first of these slots is stored to, or when they are asked for ahead. Without
+//! them the slots are empty, and held by nobody.
 
-use alloc::boxed::Box;
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU8, Ordering, fence};
 
 use percpu::Platform;
+
+use crate::mm::sparse::{NoChunk, Sparse};
 
 /// Somebody works on the slot.
 const BUSY: u8 = 0x80;
@@ -55,9 +59,12 @@ impl Content {
     }
 }
 
+/// Slots whose bytes come together: 2 MiB of pages.
+const CHUNK: usize = 512;
+
 /// The bytes of a swap type.
 #[derive(Debug)]
-pub(super) struct Map(Box<[AtomicU8]>);
+pub(super) struct Map(Sparse<AtomicU8, CHUNK>);
 
 /// A slot that is held, and what is to be written there when it is let go.
 pub(super) struct Held<'m, P: Platform> {
@@ -67,34 +74,50 @@ pub(super) struct Held<'m, P: Platform> {
 }
 
 impl Map {
-    pub(super) fn new(slots: usize) -> Self {
-        Self((0..slots).map(|_| AtomicU8::new(0)).collect())
+    /// All slots empty.
+    pub(super) fn new(slots: u64) -> Result<Self, NoChunk> {
+        Sparse::new(slots).map(Self).map_err(|_| NoChunk)
     }
 
     pub(super) fn len(&self) -> u64 {
-        self.0.len() as u64
+        self.0.len()
     }
 
     fn slot(&self, offset: u64) -> Option<&AtomicU8> {
-        self.0.get(usize::try_from(offset).ok()?)
+        self.0.get(offset)
+    }
+
+    /// Makes the byte of a slot, and answers whether it has one: not beyond the end.
+    ///
+    /// Whoever ends the use of all slots says so, passes a fence, and looks at the bytes that are there
+    /// ([`look_again`](Self::look_again)). After this a look at what was said is either too late for that, or finds it.
+    pub(super) fn make(&self, offset: u64) -> Result<bool, NoChunk> {
+        let made = self.0.make_for(offset)?.is_some();
+        fence(Ordering::SeqCst);
+        Ok(made)
+    }
+
+    /// See [`make`](Self::make).
+    pub(super) fn look_again() {
+        fence(Ordering::SeqCst);
     }
 
     /// What the slot says at the moment, or `None` beyond the end. A busy one answers what it said before.
     ///
     /// Sequentially consistent, as are the ways to hold a slot: see `Frontswap::drain`.
     pub(super) fn peek(&self, offset: u64) -> Option<Content> {
-        self.slot(offset).map(|slot| Content::of(slot.load(Ordering::SeqCst)))
+        let byte = || self.slot(offset).map_or(0, |slot| slot.load(Ordering::SeqCst));
+        (offset < self.len()).then(|| Content::of(byte()))
     }
 
     /// The first slot from `from` on that says something, or is busy.
     pub(super) fn next(&self, from: u64) -> Option<u64> {
-        let first = usize::try_from(from).ok()?;
-        let rest = self.0.get(first..)?;
-        let found = rest.iter().position(|slot| slot.load(Ordering::SeqCst) & !WAITED != 0)?;
-        Some(from + found as u64)
+        let mut slots = self.0.from(from);
+        slots.find(|(_, slot)| slot.load(Ordering::SeqCst) & !WAITED != 0).map(|(offset, _)| offset)
     }
 
-    /// Takes hold of a slot; waits while somebody else has it. `None` beyond the end.
+    /// Takes hold of a slot; waits while somebody else has it. `None` if it has no byte, which it needs only once it is
+    /// stored to.
     ///
     /// Context: may block. Who must not block may come, too, as long as nobody who holds the slot can be waiting for it.
     pub(super) fn hold<P: Platform>(&self, offset: u64, platform: P) -> Option<Held<'_, P>> {
@@ -158,7 +181,9 @@ mod tests {
     #[test]
     fn a_slot_is_held_by_one_at_a_time_and_waited_for() {
         let host = Machine::new(4);
-        let map = Map::new(2);
+        let map = Map::new(2).expect("memory");
+        assert!(map.hold(1, host).is_none() && map.peek(1) == Some(Content::Empty));
+        assert_eq!((map.make(1), map.make(2)), (Ok(true), Ok(false)));
         let inside = AtomicU8::new(0);
         thread::scope(|scope| {
             let threads: Vec<_> = (0..4)

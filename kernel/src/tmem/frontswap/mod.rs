@@ -112,6 +112,8 @@ pub enum InitError {
     Smaller,
     /// That many slots cannot be.
     TooMany,
+    /// There is no memory for its books.
+    NoMemory,
 }
 
 impl fmt::Display for InitError {
@@ -120,6 +122,7 @@ impl fmt::Display for InitError {
             Self::InUse => "the swap type is in use",
             Self::Smaller => "the swap type had fewer slots before",
             Self::TooMany => "too many slots",
+            Self::NoMemory => "no kernel memory for its books",
         })
     }
 }
@@ -224,20 +227,18 @@ impl<'t, P: Platform> Frontswap<'t, P> {
         self.tiers
     }
 
-    /// Swap type `swap` comes into use with `slots` slots, none of which a tier has. Tells every tier. Allocates a byte
-    /// per slot, which stays for the next time.
+    /// Swap type `swap` comes into use with `slots` slots, none of which a tier has. Tells every tier. The books stay for
+    /// the next time; they grow with the slots that are used, see [`prepare`](Self::prepare).
     ///
     /// # Errors
     ///
     /// [`InitError`].
     pub fn init(&self, swap: SwapType, slots: u64) -> Result<(), InitError> {
-        let count = usize::try_from(slots).map_err(|_| InitError::TooMany)?;
         let place = self.areas.get(usize::from(swap.get())).ok_or(InitError::TooMany)?;
-        let area = place.call_once(|| Area {
-            map: Map::new(count),
-            pages: AtomicU64::new(0),
-            active: AtomicBool::new(false),
-        });
+        let area = place.try_call_once(|| {
+            let map = Map::new(slots).map_err(|_| InitError::NoMemory)?;
+            Ok(Area { map, pages: AtomicU64::new(0), active: AtomicBool::new(false) })
+        })?;
         if area.map.len() < slots {
             return Err(InitError::Smaller);
         }
@@ -250,6 +251,21 @@ impl<'t, P: Platform> Frontswap<'t, P> {
             }
         }
         Ok(())
+    }
+
+    /// Makes the books of a slot and of its neighbours, the 512 around it, here and in all tiers: a store to any of them
+    /// needs no memory for books then. Without this they come with the first store.
+    ///
+    /// # Errors
+    ///
+    /// If there is no memory for them, or no such slot.
+    pub fn prepare(&self, slot: Slot) -> Result<(), Refusal> {
+        let area = self.area(slot.swap).ok_or(Refusal::NoName)?;
+        match area.map.make(slot.offset) {
+            Ok(true) => self.tiers.iter().try_for_each(|tier| tier.prepare(slot)),
+            Ok(false) => Err(Refusal::NoName),
+            Err(_) => Err(Refusal::Full),
+        }
     }
 
     fn hold(&self, slot: Slot) -> Option<(&Area, Held<'_, P>)> {
@@ -276,6 +292,10 @@ impl<'t, P: Platform> Frontswap<'t, P> {
     /// A slot beyond the end, or of a swap type that is not in use, is refused without a count, as without any tier.
     pub fn store(&self, slot: Slot, page: &Page<'_>) -> Stored {
         if self.tiers.is_empty() {
+            return Stored::No;
+        }
+        if self.area(slot.swap).is_some_and(|area| area.map.make(slot.offset).is_err()) {
+            add(&self.failed_stores);
             return Stored::No;
         }
         let Some((area, mut held)) = self.hold(slot) else { return Stored::No };
@@ -400,6 +420,7 @@ impl<'t, P: Platform> Frontswap<'t, P> {
     pub fn invalidate_area(&self, swap: SwapType) -> Result<(), Errno> {
         let Some(area) = self.area(swap) else { return Ok(()) };
         area.active.store(false, Ordering::SeqCst);
+        Map::look_again();
         // Whoever is still working on a slot is waited for; who comes later finds the type out of use.
         let mut from = 0;
         while let Some(offset) = area.map.next(from) {

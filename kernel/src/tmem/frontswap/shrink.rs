@@ -122,6 +122,7 @@ impl<'t, P: Platform> Frontswap<'t, P> {
     pub fn drain(&self, home: &impl Home) -> Result<Drained<'_, 't, P>, u64> {
         // First say so, then look: a store that has not seen it yet holds its slot already, which is waited for.
         self.drains.fetch_add(1, Ordering::SeqCst);
+        super::Map::look_again();
         let drained = Drained(self);
         for number in 0..SWAP_TYPES as u8 {
             let Some((swap, area)) = SwapType::new(number).and_then(|swap| Some((swap, self.area(swap)?)))

@@ -11,7 +11,7 @@
 //! * it is never below the policy's floor unless the limit is (with the compatible arithmetic the floor is the
 //!   original's, absurd values included);
 //! * with nothing else changing, targets that the balloon obeys go towards the goal and never past it;
-//! * an urgent run does not shrink the domain, unless the limit demands it;
+//! * an urgent run does not shrink the domain, unless the limit demands it, and brings no pages home;
 //! * nothing overflows and nothing panics.
 
 use crate::selfshrink::Action;
@@ -74,8 +74,10 @@ pub fn decide(settings: &Settings, state: &State, observation: &Observation) -> 
     }
     let (shrink, action) = match wish.spare {
         None if settings.frontswap_selfshrinking => (state.shrink, Action::Held),
+        // The inertia counts intervals, and runs of need may come by the dozen in one.
+        _ if observation.urgent && settings.frontswap_selfshrinking => (state.shrink, Action::Early),
         spare => {
-            let kept = observation.low_frames.saturating_add(spare.unwrap_or(0));
+            let kept = observation.low_frames.saturating_add(spare.unwrap_or(0)).max(observation.high_frames);
             let room = observation.free_frames.saturating_sub(kept);
             state.shrink.step(settings, observation.frontswap_frames, room)
         }

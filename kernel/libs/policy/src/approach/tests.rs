@@ -126,6 +126,46 @@ fn a_shrink_leaves_the_watermark_and_the_headroom() {
 }
 
 #[test]
+fn pages_come_home_only_above_what_reclaim_would_free_again() {
+    let settings = Settings { frontswap_inertia: 1, frontswap_hysteresis: 1, ..Settings::default() };
+    let out = Observation { frontswap_frames: 1000, frontswap_enabled: true, high_frames: 2000, ..domain() };
+    let (_, state) = decide(&settings, &State::default(), &out);
+    for (free_frames, expected) in
+        [(1500, Action::NoRoom), (2000, Action::NoRoom), (2300, Action::Shrink { to_frames: 700 })]
+    {
+        let observation = Observation { free_frames, ..out };
+        assert_eq!(decide(&settings, &state, &observation).0.shrink, expected, "{free_frames}");
+    }
+}
+
+#[test]
+fn inertia_counts_intervals_and_not_runs_of_need() {
+    for arithmetic in [Arithmetic::Fixed, Arithmetic::Compatible] {
+        let settings = Settings { arithmetic, ..Settings::default() };
+        let timer = Observation { frontswap_frames: 1000, frontswap_enabled: true, ..domain() };
+        let (_, mut state) = decide(&settings, &State::default(), &timer);
+        // Pages go and come all the while: neither is growth for these runs, nor the end of it.
+        for frontswap_frames in (900..1100).chain((900..1100).rev()) {
+            let need = Observation { frontswap_frames, urgent: true, ..timer };
+            let (decision, next) = decide(&settings, &state, &need);
+            assert_eq!((decision.shrink, next.shrink), (Action::Early, state.shrink));
+            state = next;
+        }
+        let mut actions = std::vec::Vec::new();
+        for _ in 0..3 {
+            let decision;
+            (decision, state) = decide(&settings, &state, &timer);
+            actions.push(decision.shrink);
+        }
+        let shrink = Action::Shrink { to_frames: 950 };
+        assert_eq!(actions, [Action::Wait { runs: 2 }, Action::Wait { runs: 1 }, shrink]);
+        let off = Settings { frontswap_selfshrinking: false, ..settings };
+        let need = Observation { urgent: true, ..timer };
+        assert_eq!(decide(&off, &state, &need).0.shrink, Action::Off);
+    }
+}
+
+#[test]
 fn self_shrinking_rests_while_the_pressure_policy_probes() {
     let mut observation = domain();
     (observation.frontswap_frames, observation.activity.evictable) = (1000, true);

@@ -56,6 +56,8 @@ pub enum Action {
     },
     /// The pressure policy is probing: what it pushed out as unneeded comes home when it is touched, not before.
     Held,
+    /// The run came before its time, because an allocation was in need: nothing is counted, nothing comes home.
+    Early,
     /// It is time, but there is no room; the next run tries again.
     NoRoom,
     /// A hysteresis of 0: the original would stop the machine here (its arithmetic only).

@@ -235,9 +235,44 @@ fn a_magazine_for_one_cpu_is_emptied_when_it_comes_by() {
     assert_eq!(frames.stats().cached, cached, "and nobody else may take them");
     frames.free(kept, Contents::Unknown, other).unwrap();
     assert_eq!(frames.stats().cached, Frames::new(1), "emptied before the frame was put there");
+    assert_eq!(frames.drain_asked(other), Frames::ZERO, "it was asked once");
     assert_eq!(frames.drain_cpu(other), Frames::new(1));
     frames.detach(frames.alloc(large).unwrap()).unwrap();
+    assert_eq!(frames.validate(), Err(Inconsistency::Busy), "the other CPU may be at work");
+    frames.park(other);
     frames.validate().unwrap();
+}
+
+#[test]
+fn the_magazine_of_a_sleeping_cpu_is_emptied_by_others() {
+    let ranges = [range(0, 512)];
+    let mut entries: Vec<_> = (0..512).map(|_| Entry::unused()).collect();
+    let (mut blocks, mut magazines) = ([Block::new()], [Magazine::new(), Magazine::new()]);
+    let metadata = Metadata { entries: &mut entries, blocks: &mut blocks, magazines: &mut magazines };
+    let config = Config { memory: &ranges, reserved: &[], id: 1 };
+    let frames = FrameAllocator::<LocalLocks>::new(config, metadata).unwrap();
+    let other = VcpuId::new(1);
+    for awake in [false, true] {
+        frames
+            .free(frames.alloc(Request::new(Use::Paged, other)).unwrap(), Contents::Unknown, other)
+            .unwrap();
+        assert!(frames.stats().cached > Frames::ZERO);
+        if awake {
+            // It sleeps while it is asked.
+            frames.drain(CPU);
+            assert!(frames.stats().cached > Frames::ZERO);
+        }
+        frames.park(other);
+        assert_eq!(frames.stats().cached > Frames::ZERO, !awake, "whoever is asked gives before it sleeps");
+        let block = frames.alloc(kernel().order(Order::BLOCK)).unwrap();
+        assert_eq!((frames.stats().cached, frames.stats().failures), (Frames::ZERO, 0));
+        frames.free(block, Contents::Unknown, CPU).unwrap();
+        frames.validate().unwrap();
+    }
+    // Awake again, it has its magazine to itself.
+    frames.free(frames.alloc(Request::new(Use::Paged, other)).unwrap(), Contents::Unknown, other).unwrap();
+    assert!(frames.magazines[1].try_enter_afar().is_none());
+    assert!(frames.drain_cpu(other) > Frames::ZERO);
 }
 
 #[test]

@@ -174,14 +174,14 @@ fn validate_finds_a_frame_twice_in_magazines() {
     frames.free(frames.alloc(kernel()).unwrap(), Contents::Unknown, CPU).unwrap();
     frames.validate().unwrap();
     let (one, two) = (frames.magazines[0].try_enter().unwrap(), frames.magazines[1].try_enter().unwrap());
-    let frame = one.pop(Class::Pinned, Contents::Unknown).unwrap();
-    let other = one.pop(Class::Pinned, Contents::Unknown).unwrap();
-    assert!(one.push(Class::Pinned, Contents::Unknown, frame, 64));
+    let frame = one.pop(Kind::Pinned).unwrap();
+    let other = one.pop(Kind::Pinned).unwrap();
+    assert!(one.push(Kind::Pinned, frame));
     drop(one);
     drop(two);
     assert_eq!(frames.validate(), Err(Inconsistency::CachedCount), "a frame is missing");
     let two = frames.magazines[1].try_enter().unwrap();
-    assert!(two.push(Class::Pinned, Contents::Unknown, frame, 64));
+    assert!(two.push(Kind::Pinned, frame));
     drop(two);
     assert_eq!(
         frames.validate(),
