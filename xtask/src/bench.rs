@@ -8,6 +8,7 @@ mod core;
 mod density;
 mod figure;
 mod guest;
+mod subject;
 mod swap;
 
 use crate::{build, paths};
@@ -25,7 +26,7 @@ enum Suite {
     Balloon,
     /// How many guests fit into one host, beside guests with fixed memory.
     Density,
-    /// The tiers that evicted pages go to, on the host.
+    /// Memory that does not suffice: the tiers that evicted pages go to, and work in a guest beside Linux with zram.
     Swap,
 }
 
@@ -35,9 +36,10 @@ pub(crate) struct Args {
     /// What to measure.
     #[arg(value_enum)]
     suite: Suite,
-    /// How often the balloon is measured, each time in new guests; the medians are shown.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
-    rounds: u32,
+    /// How often the balloon and swap are measured, each time in new guests; the medians are shown [default: 3 for the
+    /// balloon, 2 for swap].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=99))]
+    rounds: Option<u32>,
     /// How much memory the balloon moves.
     #[arg(long, value_name = "MiB", value_delimiter = ',', default_values_t = [128, 512])]
     mib: Vec<u32>,
@@ -69,9 +71,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             records.extend(guest::run(&out)?);
             records
         }
-        Suite::Balloon => balloon::run(args.rounds, &args.mib, &out)?,
+        Suite::Balloon => balloon::run(args.rounds.unwrap_or(balloon::ROUNDS), &args.mib, &out)?,
         Suite::Density => density::run(&args.density, &out)?,
-        Suite::Swap => swap::run()?,
+        Suite::Swap => swap::run(args.rounds.unwrap_or(swap::ROUNDS), &out)?,
     };
     println!("{}", table(&records));
     println!(
@@ -169,7 +171,8 @@ mod tests {
             let words = std::iter::once("bench").chain(words.iter().copied());
             <Cli as clap::Parser>::try_parse_from(words).map(|cli| cli.args)
         };
-        assert_eq!(parse(&["balloon", "--rounds", "5"]).unwrap().rounds, 5);
+        assert_eq!(parse(&["balloon", "--rounds", "5"]).unwrap().rounds, Some(5));
+        assert_eq!(parse(&["swap"]).unwrap().rounds, None);
         assert_eq!(parse(&["core"]).unwrap().suite, Suite::Core);
         assert_eq!(parse(&["swap"]).unwrap().suite, Suite::Swap);
         assert_eq!(parse(&["balloon"]).unwrap().mib, [128, 512]);

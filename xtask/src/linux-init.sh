@@ -6,6 +6,8 @@
 #   up MIB       takes MIB back                                                the same
 #   touch MIB    writes MIB of memory and frees it                             @touched ns=
 #   spike MIB    takes MIB back and writes them                                @spiked grown_ns= ns= free_kib=
+#   swap ALGORITHM MIB      makes a compressed block device of MIB, and swaps to it         @swapping
+#   peer WORDS   runs the program that touches pages                           what it says
 #   off          powers off
 #
 # A move says '@begin' before its clock starts.
@@ -93,6 +95,17 @@ perform() {
         echo "@spiked grown_ns=$grown ns=$((ns - begun)) free_kib=$free"
         rm /memory/pattern
         ;;
+    swap)
+        for module in /modules/*.ko; do
+            insmod "$module" && rm "$module" || return
+        done
+        echo "$2" >/sys/block/zram0/comp_algorithm && echo "$3M" >/sys/block/zram0/disksize &&
+            mkswap /dev/zram0 >/dev/null && swapon /dev/zram0 && echo "@swapping"
+        ;;
+    peer)
+        shift
+        ebb-swap-peer "$@"
+        ;;
     off) poweroff -f ;;
     *) false ;;
     esac
@@ -102,7 +115,8 @@ read -r target <$balloon/target_kb
 reach "$target"
 read -r kib <$balloon/info/current_kb
 echo "@ready version=$(uname -r) kib=$kib"
-while read -r verb amount; do
-    perform "$verb" "$amount" || echo "@failed verb=$verb"
+while read -r line; do
+    # Unquoted: the words are arguments.
+    perform $line || echo "@failed verb=${line%% *}"
 done
 poweroff -f

@@ -6,14 +6,16 @@
 //! network or more than a few milliseconds.
 
 mod elf;
+mod guest_modules;
 mod kernel;
 mod packages;
 
 pub(crate) use elf::Closure;
+pub(crate) use guest_modules::guest_modules;
 pub(crate) use kernel::Modules;
 
-use crate::paths;
 use crate::xen::initramfs;
+use crate::{linux, paths};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -218,6 +220,7 @@ fn make_kit(directory: &Path) -> Result<Kit> {
 
     let base = home.join("dom0.cpio");
     initramfs::write_base(&base, &root, &closure, &modules)?;
+    guest_modules::keep(&home, &kernel::modules(&tools, &linux_root, &linux_version, linux::MODULES)?)?;
     for leftover in [&linux_root, &home.join("packages")] {
         std::fs::remove_dir_all(leftover).with_context(|| format!("cannot remove {}", leftover.display()))?;
     }

@@ -17,35 +17,31 @@
     reason = "hypercalls without the kernel's balloon around them, and memory that nobody has"
 )]
 
+use crate::keyboard::Keyboard;
 use crate::{domain_of, ensure, failed};
 use alloc::boxed::Box;
 use alloc::format;
-use alloc::string::String;
 use alloc::vec::Vec;
 use ebb::arch::layout::direct_map;
 use ebb::balloon::{Budget, NoEvacuation, Outcome, Scratch};
 use ebb::mm::exchange::ExchangeStats;
 use ebb::mm::frame::{Ballooned, Contents, Extent, Request, Use};
 use ebb::mm::paged::Charge;
-use ebb::port::{Clock, MemoryOps};
+use ebb::port::MemoryOps;
 use ebb::units::{BLOCK_FRAMES, FRAME_SIZE, Frames, Gfn, Order, VcpuId};
 use ebb_boot::cases::Not;
 use ebb_boot::elastic::{self, KernelBalloon};
 use ebb_boot::{Machine, case, report};
 
-/// How long the next line may take to come.
-const BOUND_NS: u64 = 300_000_000_000;
 /// Extents in one hypercall, at most.
 const LIST: usize = 512;
-/// Longer lines make no sense.
-const LONGEST: usize = 256;
 
 const BOOT: VcpuId = VcpuId::new(0);
 
 case!(on Xen, with help: "bench.balloon", |machine| {
     let mut bare = Bare { machine, out: Vec::new() };
     let mut balloon = Whole::new()?;
-    let mut keyboard = Keyboard { machine, partial: Vec::new() };
+    let mut keyboard = Keyboard::new(domain_of(machine)?)?;
     let reservation = domain_of(machine)?.xen().current_reservation().map_err(|error| failed("Xen")(&error))?;
     report("ready", &[("version", &env!("CARGO_PKG_VERSION")), ("kib", &reservation.to_kib().get())]);
     loop {
@@ -81,31 +77,6 @@ fn blocks(mib: &str) -> Result<usize, Not> {
     let mib: usize = mib.parse().map_err(|error| failed("a number of MiB")(&error))?;
     ensure(mib > 0 && mib.is_multiple_of(2), "a multiple of 2 MiB")?;
     Ok(mib / 2)
-}
-
-/// What is typed, line by line.
-struct Keyboard {
-    machine: &'static Machine,
-    partial: Vec<u8>,
-}
-
-impl Keyboard {
-    fn line(&mut self) -> Result<String, Not> {
-        let domain = domain_of(self.machine)?;
-        let deadline_ns = domain.clock().now_ns() + BOUND_NS;
-        loop {
-            if let Some(end) = self.partial.iter().position(|byte| *byte == b'\n') {
-                let rest = self.partial.split_off(end + 1);
-                let line = core::mem::replace(&mut self.partial, rest);
-                return String::from_utf8(line).map_err(|error| failed("what was typed")(&error));
-            }
-            ensure(self.partial.len() < LONGEST, "a line without an end")?;
-            ensure(domain.clock().now_ns() < deadline_ns, "nobody types")?;
-            let mut buffer = [0; LONGEST];
-            let count = domain.read_console(&mut buffer);
-            self.partial.extend_from_slice(&buffer[..count]);
-        }
-    }
 }
 
 /// A bare loop.

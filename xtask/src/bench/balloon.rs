@@ -5,9 +5,9 @@
 //! themselves. The toolstack looks before and after each move: what it does not see move is no figure.
 
 mod figures;
-mod subject;
 
 use super::figure::Figure;
+use super::subject::{Answer, Subject};
 use crate::build::{self, Image};
 use crate::xen::{GuestConfig, HostConfig, Session};
 use crate::{linux, setup};
@@ -15,8 +15,9 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
-use subject::{Answer, Subject};
 
+/// How often where nobody says.
+pub(super) const ROUNDS: u32 = 3;
 /// Paths in dom0.
 const TESTS: &str = "/guests/tests";
 const LINUX: &str = "/guests/linux";
@@ -181,7 +182,7 @@ pub(super) fn run(rounds: u32, sizes_mib: &[u32], out: &Path) -> Result<Vec<Valu
     let kit = setup::ensure()?;
     let tests = build::build(Image::GuestTests)?.image;
     let initramfs = out.join("linux-initramfs");
-    linux::write_initramfs(&kit, &initramfs)?;
+    linux::write_initramfs(&kit, &linux::Extras::default(), &initramfs)?;
     let mut host = HostConfig::for_guests(out, GUEST_MIB, 1);
     for (place, file) in [(TESTS, &tests), (LINUX, &kit.linux), (LINUX_INITRAMFS, &initramfs)] {
         host.files.push((place.into(), file.clone()));

@@ -124,12 +124,16 @@ impl Store {
             let Some(image) = names.into_iter().find(|name| name.starts_with("linux-image-")) else {
                 continue;
             };
-            let mut wanted = vec![image.clone()];
-            wanted
-                .extend(dependencies(&image)?.into_iter().filter(|name| name.starts_with("linux-modules-")));
-            return self.add(&wanted.iter().map(String::as_str).collect::<Vec<_>>());
+            return self.add_kernel(&image);
         }
         bail!("this distribution offers no kernel package that this program knows")
+    }
+
+    /// Adds the kernel of the package `image`, with its modules, which may be in a package of their own.
+    pub(super) fn add_kernel(&mut self, image: &str) -> Result<()> {
+        let modules = dependencies(image)?;
+        let modules = modules.iter().filter(|name| name.starts_with("linux-modules-"));
+        self.add(&std::iter::once(image).chain(modules.map(String::as_str)).collect::<Vec<_>>())
     }
 
     fn files(&self) -> Result<BTreeSet<PathBuf>> {

@@ -14,6 +14,7 @@
 //! | [`environment`], [`progress`], [`run`] | clock and sleep; what is known while it runs; what is known after |
 //! | [`store`], [`arena`] | the checked memory under the applications |
 //! | [`corpus`] | pages to try compression on |
+//! | [`pages`], [`spread`] | pages touched in a sequence that two systems repeat; how times are spread |
 //! | [`content`], [`zipf`], [`random`], [`fixed`] | contents, popularity, chance, and their arithmetic without floats |
 //!
 //! ```
@@ -44,10 +45,12 @@ pub mod hog;
 pub mod kv;
 pub mod mismatch;
 pub mod options;
+pub mod pages;
 pub mod player;
 pub mod progress;
 pub mod random;
 pub mod run;
+pub mod spread;
 pub mod store;
 pub mod trace;
 pub mod virtual_time;

@@ -50,12 +50,17 @@ impl Answer {
 }
 
 impl<'s> Subject<'s> {
-    /// Starts a guest and waits until it listens.
+    /// Starts a guest and waits until it listens. One that does not is gone afterwards.
     pub(super) fn start(session: &'s Session, config: &GuestConfig) -> Result<(Self, Answer)> {
         let guest = session.create(config)?;
         let mut subject = Self { session, guest, name: config.name.clone(), text: String::new() };
-        let ready = subject.answer("ready")?;
-        Ok((subject, ready))
+        match subject.answer("ready") {
+            Ok(ready) => Ok((subject, ready)),
+            Err(error) => {
+                subject.give_up()?;
+                Err(error)
+            }
+        }
     }
 
     /// Types a line and waits for the answer.
@@ -88,6 +93,11 @@ impl<'s> Subject<'s> {
                 Event::Deadline => bail!("{} does not end:\n{}", self.name, self.text),
             }
         }
+    }
+
+    /// Destroys it, whatever it does.
+    pub(super) fn give_up(self) -> Result<()> {
+        self.guest.destroy()
     }
 
     fn type_line(&self, line: &str) -> Result<()> {
