@@ -70,7 +70,7 @@ impl Kind {
     }
 }
 
-/// One CPU's free frames: a stack for each [`Kind`].
+/// One CPU's free frames: a stack for each class and contents.
 ///
 /// Aligned to two cache lines, because processors fetch them in pairs.
 #[repr(align(128))]
