@@ -239,7 +239,7 @@ pub fn figures() -> Option<SwapFigures> {
         counters: parts.frontswap.counters(),
         same: parts.same.pages(),
         pool: parts.pool.pool().stats(),
-        tmem: None,
+        tmem: tmem::pages(),
         home: HOME.load(Ordering::Relaxed),
     })
 }
