@@ -28,6 +28,7 @@ use ebb::boot_info::MAX_ENTRIES;
 use ebb::mm::exchange::Exchange;
 use ebb::mm::paged::{Context, Overcommit, Shortage};
 use ebb::port::{MapEntry, MemoryKind, MemoryOps};
+use ebb::task::MutexGuard;
 use ebb::tunable::{Group, Id};
 use ebb::units::{FRAME_SIZE, Frames};
 use ebb::xen::Xen;
@@ -56,6 +57,20 @@ static DRY: AtomicBool = AtomicBool::new(false);
 #[must_use]
 pub fn balloon() -> Option<&'static KernelBalloon> {
     BALLOON.get()
+}
+
+/// The worker stands still while this lives.
+#[derive(Debug)]
+pub struct Held {
+    /// Whoever steps needs these.
+    _lists: MutexGuard<'static, Scratch, platform::Kernel>,
+}
+
+/// Has the worker stand still, who would go on to the toolstack's target: for those who test and measure the balloon. It
+/// still gives to an allocation that finds nothing free. For threads; waits until the worker's step is over.
+#[must_use]
+pub fn hold() -> Held {
+    Held { _lists: SCRATCH.lock() }
 }
 
 /// What is on and what is off, and why, once that is known.

@@ -7,7 +7,7 @@
 mod figures;
 
 use super::figure::Figure;
-use super::subject::{Answer, Subject};
+use super::subject::{Answer, Subject, TSC};
 use crate::build::{self, Image};
 use crate::xen::{GuestConfig, HostConfig, Session};
 use crate::{linux, setup};
@@ -307,7 +307,7 @@ fn config(name: &str, kernel: &str, cmdline: &str, memory_mib: u32) -> GuestConf
         memory_mib,
         maxmem_mib: memory_mib,
         vcpus: 1,
-        extra: Vec::new(),
+        extra: vec![TSC.into()],
     }
 }
 

@@ -7,7 +7,7 @@
 
 use super::figures::Found;
 use crate::bench::figure::Figure;
-use crate::bench::subject::{Answer, Subject};
+use crate::bench::subject::{Answer, Subject, TSC};
 use crate::build::{self, Image};
 use crate::xen::{GuestConfig, HostConfig, Session};
 use crate::{linux, setup};
@@ -26,10 +26,6 @@ const EBB_WORDS: &str = "loglevel=warn tmem.selfballooning=0 tmem.frontswap=1 te
 /// so, and the emulator takes a step for each byte. QEMU's nested virtualisation loses the extended state of the processor
 /// between a guest that has some (AVX) and one that has none, and the one that has some dies. A kernel that dies says why.
 const LINUX_WORDS: &str = "clearcpuid=erms noxsave loglevel=5";
-/// Where a machine does not promise that its time stamp counter is steady, and an emulated one does not, Xen emulates
-/// `rdtsc` for its guests, which costs more than a page fault; Linux reads it several times in one. Xen leaves the
-/// counter of any processor of today alone, and so it does here, for both.
-const TSC: &str = "tsc_mode=\"native\"";
 /// What each guest has, in MiB.
 const GUEST_MIB: u32 = 256;
 /// The compressed block device: more than is ever swapped.
