@@ -188,6 +188,8 @@ impl Watch {
         let mut story = match end {
             End::Stopped => "the guest stopped".to_owned(),
             End::Crashed(why) => format!("the guest crashed ({why})"),
+            // What made no sense is told below.
+            End::Killed(_) if self.broken.is_some() => "killed".to_owned(),
             End::Killed(whereabouts) => {
                 format!("no progress within its bound of {} s: killed\n{whereabouts}", CASE_BOUND.as_secs())
             }
