@@ -55,6 +55,7 @@ case!(on Xen, with help: "bench.swap", |machine| {
         }
     }
     same("lost pages", machine.paged().stats().swap_lost, 0)?;
+    let _held = elastic::hold();
     machine.paged().validate().map_err(|error| failed("the books of paged memory")(&error))?;
     machine.frames().validate().map_err(|error| Not::Failed(format!("{error:?}")))
 });

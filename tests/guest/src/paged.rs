@@ -15,7 +15,7 @@ use ebb::tunable::Id;
 use ebb::units::{FRAME_SIZE, Frames};
 use ebb_boot::cases::{Ends, Not};
 use ebb_boot::paged::{AppAlloc, KernelPaged};
-use ebb_boot::{Machine, case, threads};
+use ebb_boot::{Machine, case, elastic, threads};
 
 /// The word at the start of a page, counted from the region's first.
 fn word(start: usize, page: u64) -> &'static AtomicU64 {
@@ -46,6 +46,7 @@ fn reserve(paged: &KernelPaged, pages: u64) -> Result<Region, Not> {
 
 /// The books agree, which they can be asked only while nothing goes on.
 fn consistent(machine: &'static Machine) -> Result<(), Not> {
+    let _held = elastic::hold();
     machine.paged().validate().map_err(|error| failed("the books of paged memory")(&error))?;
     machine.frames().validate().map_err(|error| format!("the books on frames: {error:?}").into())
 }

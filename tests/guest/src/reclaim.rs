@@ -14,7 +14,7 @@ use ebb::smp::CpuId;
 use ebb::units::{BLOCK_FRAMES, FRAME_SIZE, Frames, Order, VcpuId};
 use ebb_boot::cases::Not;
 use ebb_boot::reclaim::reclaim;
-use ebb_boot::{Machine, case, swap, threads};
+use ebb_boot::{Machine, case, elastic, swap, threads};
 
 const WORDS: u64 = (FRAME_SIZE / 8) as u64;
 
@@ -39,6 +39,7 @@ fn swaps(machine: &Machine) -> Result<(), Not> {
 
 /// The books agree, swap's included. While nothing goes on.
 fn settled(machine: &'static Machine) -> Result<(), Not> {
+    let _held = elastic::hold();
     consistent(machine)?;
     swap::validate(machine).map_err(Not::Failed)
 }
@@ -105,6 +106,7 @@ fn cpu(machine: &Machine) -> VcpuId {
 const LEFT: u64 = 12 * 256;
 
 fn consistent(machine: &'static Machine) -> Result<(), Not> {
+    let _held = elastic::hold();
     machine.paged().validate().map_err(|error| failed("the books of paged memory")(&error))?;
     machine.frames().validate().map_err(|error| format!("the books on frames: {error:?}").into())
 }
