@@ -25,7 +25,7 @@ use ebb_boot::{Machine, case, threads, tunables};
 /// Frames in a MiB.
 const MIB: u64 = 256;
 /// How long any way may take.
-const WAY_NS: u64 = 30_000_000_000;
+const WAY_NS: u64 = 60_000_000_000;
 
 fn charged(balloon: &KernelBalloon) -> Result<Frames, Not> {
     let asked = balloon.exchange().port().current_reservation();
@@ -233,6 +233,8 @@ case!(
         let balloon = elastic::balloon().ok_or("there is no balloon")?;
         let set = tunables().set(Id::Selfballooning, "0");
         set.map_err(|error| failed("selfballooning")(&error))?;
+        // The worker, whom the switch has woken, would have it come back before it is touched.
+        let _held = elastic::hold();
         hold_out(machine, balloon, 8 * MIB, &NoEvacuation)?;
         let ram = machine.boot_info().ram().frames().get();
         let gone =

@@ -16,8 +16,8 @@ const OWN: &str = "data/ebb-service";
 /// Threads, and requests of each.
 const THREADS: usize = 4;
 const ROUNDS: usize = 8;
-/// How long all of a case may take.
-const BOUND_NS: u64 = 20_000_000_000;
+/// How long an event may take, on a host that is busy with other things.
+const BOUND_NS: u64 = 60_000_000_000;
 
 fn service_of(machine: &'static Machine) -> Result<&'static StoreService, Not> {
     domain_of(machine)?.store_service().ok_or_else(|| "this domain has no store".into())
