@@ -149,7 +149,7 @@ case!(on Xen: "store.an_aborted_transaction_leaves_nothing", |machine| {
 /// How long a request may take here.
 const SHORT_NS: u64 = 300_000_000;
 /// How long the harness may take to act.
-const HELP_NS: u64 = 60_000_000_000;
+const HELP_NS: u64 = 180_000_000_000;
 
 case!(on Xen, with help: "store.a_store_that_sleeps_times_out_and_recovers", |machine| {
     with_store(machine, |domain, store| {

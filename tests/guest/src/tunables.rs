@@ -10,7 +10,7 @@ use ebb_boot::platform::WaitQueue;
 use ebb_boot::{Kernel, case, report, tunables};
 
 /// How long the harness may take to act.
-const HELP_NS: u64 = 60_000_000_000;
+const HELP_NS: u64 = 180_000_000_000;
 
 /// dom0 was told something, which is said after every write that the guest has judged.
 static CHANGED: WaitQueue = WaitQueue::new(Kernel);
