@@ -290,7 +290,7 @@ enum Spike {
     TooShort(String),
 }
 
-/// One such load, for so many seconds, and idleness for four times as long.
+/// One such load, for so many seconds, after idleness for two thirds of that, and before idleness for four times that.
 fn spike(session: &Session, seconds: u64) -> Result<Spike> {
     const TRACE: &str = "/guests/spike";
     /// Pages out at the height of the spike, and pages that nobody would have brought home, at least.
@@ -299,7 +299,8 @@ fn spike(session: &Session, seconds: u64) -> Result<Spike> {
     /// What it uses before and after.
     const IDLE_KIB: u64 = 24 * MIB;
     // Seconds, MiB, touches per second. The guest may have 64 MiB; it is idle before and after.
-    let trace = format!("0 24 0\\n4 104 4000\\n{} 24 0\\n{} 24 0\\n", 4 + seconds, 4 + 5 * seconds);
+    let (begin, end) = (seconds * 2 / 3, seconds * 2 / 3 + seconds);
+    let trace = format!("0 24 0\\n{begin} 104 4000\\n{end} 24 0\\n{} 24 0\\n", end + 4 * seconds);
     session.exec(&format!("printf '{trace}' >{TRACE}"), COMMAND_BOUND)?.success()?;
     let cmdline = "swap.commit_percent=150 workload=trace sample_ms=250 \
                    selfballoon.selfballoon_interval=1 selfballoon.selfballoon_downhysteresis=1 \
