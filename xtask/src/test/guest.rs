@@ -1,6 +1,6 @@
 //! Driving the guest test image: many cases in one boot, judged by typed records.
 //!
-//! The image first declares every case it has, then runs those that return, telling when each begins and how it
+//! The image first declares every case that is asked for, then runs those that return, telling when each begins and how it
 //! ends. A case that kills the guest or never ends costs only itself: the image is booted again and goes on
 //! after it. Cases that are *meant* to end the guest (a page fault, a panic) get a boot each and are judged by
 //! their epitaph.
