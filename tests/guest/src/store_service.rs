@@ -1,5 +1,6 @@
 //! The store for several threads at once, against the real daemon.
 
+use crate::store::Patient;
 use crate::{domain_of, ensure, failed, same};
 use alloc::format;
 use alloc::string::String;
@@ -40,6 +41,7 @@ fn write_and_read(service: &StoreService, number: usize) -> Result<(), String> {
 case!(on Xen: "store.threads_share_the_connection", |machine| {
     static LAST: WaitQueue = WaitQueue::new(Kernel);
     let service = service_of(machine)?;
+    let _patient = Patient::begin(service)?;
     let unannounced = || service.connection().map(|store| store.unannounced());
     let before = unannounced().map_err(|error| failed("the connection")(&error))?;
     // The consumer reads what changed, and counts threads whose last value it has seen.
@@ -76,6 +78,7 @@ case!(on Xen: "store.threads_share_the_connection", |machine| {
 case!(on Xen: "store.a_watch_is_heard_while_nobody_asks", |machine| {
     static HEARD: WaitQueue = WaitQueue::new(Kernel);
     let service = service_of(machine)?;
+    let _patient = Patient::begin(service)?;
     let calls = Arc::new(AtomicUsize::new(0));
     let shared = Arc::clone(&calls);
     let watch = service
