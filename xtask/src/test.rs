@@ -24,7 +24,7 @@ const HOST: Suite<'_> = Suite {
     packages: &["ebb", "xen-abi", "percpu", "ebb-policy", "ebb-workload", "xtask", "ebb-dom0"],
     arguments: &[],
     cfg: None,
-    bound: Duration::from_secs(120),
+    bound: Duration::from_secs(300),
     doctests: true,
     shown: None,
 };
@@ -35,7 +35,7 @@ const LOOM: Suite<'_> = Suite {
     packages: &["percpu", "ebb"],
     arguments: &["--release", "--test", "loom"],
     cfg: Some("loom"),
-    bound: Duration::from_secs(300),
+    bound: Duration::from_secs(600),
     doctests: false,
     shown: Some("loom: "),
 };
