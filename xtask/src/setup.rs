@@ -244,7 +244,15 @@ fn make_kit(directory: &Path) -> Result<Kit> {
     for leftover in [&linux_root, &home.join("packages")] {
         std::fs::remove_dir_all(leftover).with_context(|| format!("cannot remove {}", leftover.display()))?;
     }
-    let kit = Kit { format: FORMAT, xen_version: offer.version, linux_version, xen, linux, initramfs: base, xen_words: String::new() };
+    let kit = Kit {
+        format: FORMAT,
+        xen_version: offer.version,
+        linux_version,
+        xen,
+        linux,
+        initramfs: base,
+        xen_words: String::new(),
+    };
     let record = directory.join(RECORD);
     let fresh = directory.join("kit.json.new");
     std::fs::write(&fresh, serde_json::to_vec_pretty(&kit)?)

@@ -1,8 +1,8 @@
 //! The modules that a Linux guest loads, kept beside the kit: the packages that they come from are not.
 
+use super::Kit;
 use super::kernel::{self, Modules, Tools};
 use super::packages::Store;
-use super::Kit;
 use crate::linux;
 use crate::xen::initramfs;
 use anyhow::{Context, Result};

@@ -45,7 +45,11 @@ impl Hypervisor {
             kernel::gunzip(&kernel::Tools { busybox: initramfs::find_busybox(&kit.root())? }, &file, &xen)?;
             xen
         } else {
-            ensure!(bytes.starts_with(b"\x7FELF"), "{} is no hypervisor: neither ELF nor gzip", file.display());
+            ensure!(
+                bytes.starts_with(b"\x7FELF"),
+                "{} is no hypervisor: neither ELF nor gzip",
+                file.display()
+            );
             file.clone()
         };
         Ok(Kit { xen, xen_version: format!("{} ({})", kit.xen_version, file.display()), ..kit })
