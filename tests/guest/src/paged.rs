@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "loads and stores that fault")]
 
 use crate::threads::{everywhere, spawn};
+use crate::tunables::Setting;
 use crate::{ensure, failed, same};
 use alloc::format;
 use alloc::sync::Arc;
@@ -14,8 +15,7 @@ use ebb::tunable::Id;
 use ebb::units::{FRAME_SIZE, Frames};
 use ebb_boot::cases::{Ends, Not};
 use ebb_boot::paged::{AppAlloc, KernelPaged};
-use ebb_boot::tunables::tunables;
-use ebb_boot::{Machine, case, threads};
+use ebb_boot::{Machine, case, elastic, threads};
 
 /// The word at the start of a page, counted from the region's first.
 fn word(start: usize, page: u64) -> &'static AtomicU64 {
@@ -29,15 +29,14 @@ fn start(region: &Region) -> usize {
     region.address() as usize
 }
 
-/// Says whether pages may leave when memory is short.
-pub(crate) fn set_evicting(on: bool) -> Result<(), Not> {
-    let text = if on { "1" } else { "0" };
-    tunables().set(Id::SwapEvict, text).map(drop).map_err(|error| failed("swap.evict")(&error))
+/// Pages stay, however short memory is, while what is answered lives.
+pub(crate) fn no_evicting() -> Result<Setting, Not> {
+    Setting::new(Id::SwapEvict, "0")
 }
 
-/// Says how paged memory promises.
-pub(crate) fn promise(policy: &str) -> Result<(), Not> {
-    tunables().set(Id::Overcommit, policy).map(drop).map_err(|error| failed("vm.overcommit")(&error))
+/// Paged memory promises whatever it is asked for while what is answered lives.
+pub(crate) fn promise_always() -> Result<Setting, Not> {
+    Setting::new(Id::Overcommit, "always")
 }
 
 /// A region, charged as a whole.
@@ -47,6 +46,7 @@ fn reserve(paged: &KernelPaged, pages: u64) -> Result<Region, Not> {
 
 /// The books agree, which they can be asked only while nothing goes on.
 fn consistent(machine: &'static Machine) -> Result<(), Not> {
+    let _held = elastic::hold();
     machine.paged().validate().map_err(|error| failed("the books of paged memory")(&error))?;
     machine.frames().validate().map_err(|error| format!("the books on frames: {error:?}").into())
 }
@@ -240,13 +240,12 @@ case!("paged.a_promise_too_many_is_refused", |machine| {
 
 case!("paged.exhaustion_is_a_value_when_filling", |machine| {
     let paged = machine.paged();
-    set_evicting(false)?;
+    let staying = no_evicting()?;
     let before = paged.stats();
-    promise("always")?;
+    let always = promise_always()?;
     let pages = machine.frames().stats().available().get() + 1000;
-    let region = reserve(paged, pages);
-    promise("strict")?;
-    let region = region?;
+    let region = reserve(paged, pages)?;
+    drop(always);
     let at = start(&region);
     let filled = match paged.populate(&region, 0..pages) {
         Err(PopulateError::Page(page, FaultError::NoFrame(_))) => page,
@@ -259,7 +258,7 @@ case!("paged.exhaustion_is_a_value_when_filling", |machine| {
     paged.release(region);
     same("pages in the end", paged.stats().resident, before.resident)?;
     same("committed in the end", paged.committed_exactly(), before.committed)?;
-    set_evicting(true)?;
+    drop(staying);
     consistent(machine)
 });
 
@@ -418,8 +417,8 @@ case!(
 #[inline(never)]
 fn touch_too_much(machine: &'static Machine) -> Result<(), Not> {
     let paged = machine.paged();
-    set_evicting(false)?;
-    promise("always")?;
+    let _staying = no_evicting()?;
+    let _always = promise_always()?;
     let pages = machine.frames().stats().available().get() + 1000;
     let region = reserve(paged, pages)?;
     (0..pages).for_each(|page| word(start(&region), page).store(page, Ordering::Relaxed));

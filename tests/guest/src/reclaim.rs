@@ -1,7 +1,7 @@
 //! Reclaim of the image: pages leave when memory is short, and come back as they were.
 #![expect(unsafe_code, reason = "loads and stores that fault")]
 
-use crate::paged::{promise, set_evicting};
+use crate::paged::{no_evicting, promise_always};
 use crate::threads::{Thread, everywhere, figure, spawn, spawn_on};
 use crate::{ensure, failed, same};
 use alloc::sync::Arc;
@@ -14,7 +14,7 @@ use ebb::smp::CpuId;
 use ebb::units::{BLOCK_FRAMES, FRAME_SIZE, Frames, Order, VcpuId};
 use ebb_boot::cases::Not;
 use ebb_boot::reclaim::reclaim;
-use ebb_boot::{Machine, case, swap, threads};
+use ebb_boot::{Machine, case, elastic, swap, threads};
 
 const WORDS: u64 = (FRAME_SIZE / 8) as u64;
 
@@ -39,6 +39,7 @@ fn swaps(machine: &Machine) -> Result<(), Not> {
 
 /// The books agree, swap's included. While nothing goes on.
 fn settled(machine: &'static Machine) -> Result<(), Not> {
+    let _held = elastic::hold();
     consistent(machine)?;
     swap::validate(machine).map_err(Not::Failed)
 }
@@ -61,9 +62,8 @@ fn check(start: usize, page: u64, salt: u64) -> Result<(), Not> {
 /// A region that no strict promise covers.
 fn beyond_memory(machine: &'static Machine, pages: u64) -> Result<Region, Not> {
     let paged = machine.paged();
-    promise("always")?;
+    let _always = promise_always()?;
     let region = paged.reserve(Frames::new(pages), Charge::Whole);
-    promise("strict")?;
     region.map_err(|error| failed("a region beyond memory")(&error))
 }
 
@@ -106,6 +106,7 @@ fn cpu(machine: &Machine) -> VcpuId {
 const LEFT: u64 = 12 * 256;
 
 fn consistent(machine: &'static Machine) -> Result<(), Not> {
+    let _held = elastic::hold();
     machine.paged().validate().map_err(|error| failed("the books of paged memory")(&error))?;
     machine.frames().validate().map_err(|error| format!("the books on frames: {error:?}").into())
 }
@@ -189,9 +190,9 @@ case!("reclaim.without_eviction_exhaustion_is_a_value", |machine| {
     let paged = machine.paged();
     let pages = machine.frames().stats().available().get() * 2;
     let region = beyond_memory(machine, pages)?;
-    set_evicting(false)?;
+    let staying = no_evicting()?;
     let filled = paged.populate(&region, 0..pages);
-    set_evicting(true)?;
+    drop(staying);
     let refused = matches!(filled, Err(PopulateError::Page(_, FaultError::NoFrame(_))));
     ensure(refused, &format!("more than there is: {filled:?}"))?;
     paged.release(region);
@@ -235,7 +236,7 @@ case!("reclaim.kernel_allocations_have_pages_leave", |machine| {
     let pages = machine.frames().stats().available().get();
     let region = beyond_memory(machine, pages)?;
     let start = region.address() as usize;
-    set_evicting(false)?;
+    let staying = no_evicting()?;
     let filled = match paged.populate(&region, 0..pages) {
         Err(PopulateError::Page(page, FaultError::NoFrame(_))) => page,
         other => return Err(format!("there is as much as there is: {other:?}").into()),
@@ -249,7 +250,7 @@ case!("reclaim.kernel_allocations_have_pages_leave", |machine| {
         memory.try_reserve_exact(bytes).map(|()| memory)
     };
     ensure(allocate().is_err(), "there was memory for the heap")?;
-    set_evicting(true)?;
+    drop(staying);
     let memory = allocate().map_err(|error| failed("memory for the heap")(&error))?;
     ensure(paged.stats().swap_outs > before.swap_outs, "no page has left for it")?;
     drop(memory);
