@@ -1,5 +1,6 @@
 //! The options of `run`, and what they come to.
 
+use crate::setup::Hypervisor;
 use crate::xen::{DOM0_MIB, XEN_MIB};
 use anyhow::{Result, ensure};
 use serde::Serialize;
@@ -100,6 +101,8 @@ pub(crate) struct Args {
     /// A file that the guest gets as its boot module.
     #[arg(long, value_name = "FILE")]
     module: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) hypervisor: Hypervisor,
     /// Run this image instead of building one.
     #[arg(long, value_name = "FILE")]
     pub(super) image: Option<PathBuf>,
