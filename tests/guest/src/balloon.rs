@@ -26,7 +26,7 @@ use ebb_boot::{Machine, case, threads};
 /// Frames in a MiB.
 const MIB: u64 = 256;
 /// How long any way may take.
-const WAY_NS: u64 = 30_000_000_000;
+const WAY_NS: u64 = 60_000_000_000;
 
 fn charged(balloon: &KernelBalloon) -> Result<Frames, Not> {
     let asked = balloon.exchange().port().current_reservation();
@@ -226,6 +226,8 @@ case!(
     |machine| {
         let balloon = elastic::balloon().ok_or("there is no balloon")?;
         let _off = Setting::new(Id::Selfballooning, "0")?;
+        // The worker, whom the switch has woken, would have it come back before it is touched.
+        let _held = elastic::hold();
         hold_out(machine, balloon, 8 * MIB, &NoEvacuation)?;
         let ram = machine.boot_info().ram().frames().get();
         let gone =

@@ -21,7 +21,7 @@ use ebb::mm::frame::{Contents, Extent, Request, Use};
 use ebb::mm::paged::{Charge, Region};
 use ebb::units::{Frames, Order, VcpuId};
 use ebb_boot::cases::Not;
-use ebb_boot::{Machine, case, elastic, report, swap};
+use ebb_boot::{Machine, case, check, elastic, report, swap};
 use workload::pages::{PAGE_WORDS, Pages, check_page, write_page};
 use workload::spread::Spread;
 
@@ -57,7 +57,7 @@ case!(on Xen, with help: "bench.swap", |machine| {
     same("lost pages", machine.paged().stats().swap_lost, 0)?;
     let _held = elastic::hold();
     machine.paged().validate().map_err(|error| failed("the books of paged memory")(&error))?;
-    machine.frames().validate().map_err(|error| Not::Failed(format!("{error:?}")))
+    check::validate_frames(machine).map_err(|error| failed("the books on frames")(&error))
 });
 
 fn number(word: &str) -> Result<u64, Not> {

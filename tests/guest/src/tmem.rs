@@ -96,7 +96,7 @@ fn serves(machine: &'static Machine) -> Result<(), Not> {
     same("lost pages", paged.stats().swap_lost, 0)?;
     let _ = paged.reclaim(Frames::new(PAGES / 2));
     let without = Setting::new(Id::SwapTmem, "0")?;
-    let deadline_ns = machine.cpus().now_ns().saturating_add(10_000_000_000);
+    let deadline_ns = machine.cpus().now_ns().saturating_add(60_000_000_000);
     while pages()? > 0 && machine.cpus().now_ns() < deadline_ns {
         ebb_boot::threads().sleep_for(10_000_000);
     }

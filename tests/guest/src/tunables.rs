@@ -37,7 +37,7 @@ impl Drop for Setting {
 }
 
 /// How long the harness may take to act.
-const HELP_NS: u64 = 60_000_000_000;
+const HELP_NS: u64 = 180_000_000_000;
 
 /// dom0 was told something, which is said after every write that the guest has judged.
 static CHANGED: WaitQueue = WaitQueue::new(Kernel);
