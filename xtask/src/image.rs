@@ -53,7 +53,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let (kernel, config) = (out.join("ebb"), out.join("ebb.cfg"));
     let size =
         std::fs::copy(&image, &kernel).with_context(|| format!("cannot write {}", kernel.display()))?;
-    let text = CONFIG.replace("\"KERNEL\"", &crate::xen::guest::quoted(&kernel.to_string_lossy())?);
+    let text = CONFIG.replace("\"KERNEL\"", &crate::xen::xl::quoted(&kernel.to_string_lossy())?);
     std::fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
     println!("{} ({} KiB)\n{}", kernel.display(), size.div_ceil(1024), config.display());
     Ok(())
