@@ -4,14 +4,9 @@
 //! by the thread that does it, and loom reports an access that is not ordered behind it: a model uses everything
 //! once before it starts its threads.
 
-use crate::model::{Mistake, made};
+use crate::model::{Mistake, made, weakened};
 use core::sync::atomic::Ordering;
 use std::sync::OnceLock;
-
-/// The ordering that is asked for, unless the mistake is to be made.
-fn weakened(order: Ordering, by: Mistake) -> Ordering {
-    if made(by) { Ordering::Relaxed } else { order }
-}
 
 macro_rules! atomics {
     ($($name:ident: $value:ty;)+) => {$(

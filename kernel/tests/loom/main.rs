@@ -17,6 +17,8 @@ extern crate alloc;
 
 mod atomic;
 mod channels;
+#[path = "../../libs/percpu/tests/loom/explore.rs"]
+mod explore;
 mod frame;
 mod mailbox;
 mod model;

@@ -1,8 +1,8 @@
 //! Exploring a model, with a mistake or without.
 
+use crate::explore::{Explored, explore};
+use core::sync::atomic::Ordering;
 use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A mistake, made on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +69,11 @@ pub(crate) fn made(mistake: Mistake) -> bool {
     CHOSEN.get() == mistake
 }
 
+/// The ordering that is asked for, unless the mistake is to be made.
+pub(crate) fn weakened(order: Ordering, by: Mistake) -> Ordering {
+    if made(by) { Ordering::Relaxed } else { order }
+}
+
 /// A model: what happens, and how far it is explored.
 #[derive(Clone, Copy)]
 pub(crate) struct Model {
@@ -79,37 +84,21 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// Explores it; how many executions, and whether all held.
-    fn explore(self, mistake: Mistake) -> (usize, bool) {
-        let executions: &'static AtomicUsize = Box::leak(Box::new(AtomicUsize::new(0)));
-        let mut builder = loom::model::Builder::new();
-        builder.preemption_bound = self.preemptions;
-        builder.max_branches = 20_000;
+    fn explore(self, mistake: Mistake) -> Explored {
         CHOSEN.set(mistake);
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            builder.check(move || {
-                executions.fetch_add(1, Ordering::Relaxed);
-                (self.run)();
-            });
-        }));
+        let explored = explore(self.name, self.preemptions, self.run);
         CHOSEN.set(Mistake::None);
-        (executions.load(Ordering::Relaxed), outcome.is_ok())
+        explored
     }
 
-    /// The model holds in every execution within the bound.
+    /// It holds.
     pub(crate) fn holds(self) {
-        let (executions, held) = self.explore(Mistake::None);
-        let bound = self.preemptions.map_or("any number of".into(), |bound| format!("at most {bound}"));
-        println!("loom: {}: {executions} executions, {bound} preemptions", self.name);
-        assert!(held, "{} fails after {executions} executions", self.name);
-        assert!(executions > 1, "{}: nothing was explored", self.name);
+        self.explore(Mistake::None).holds();
     }
 
-    /// With this mistake, loom finds an execution that fails.
+    /// It does not with this mistake, and loom finds that.
     pub(crate) fn catches(self, mistake: Mistake) {
-        let (executions, held) = self.explore(mistake);
-        println!("loom: {}: {mistake:?} found in execution {executions}", self.name);
-        assert!(!held, "{}: {mistake:?} was not noticed in {executions} executions", self.name);
+        self.explore(mistake).catches(mistake);
     }
 }
 

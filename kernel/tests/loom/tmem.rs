@@ -4,7 +4,7 @@
 //! The tiers of the models keep each slot in a cell that loom watches: two who work on a slot of a tier, or one who is
 //! not ordered behind the other, are found. Who waits really sleeps, so that a wake-up that is lost is a deadlock.
 
-use crate::model::{Mistake, Model, made, tests};
+use crate::model::{Mistake, Model, made, tests, weakened};
 use ebb::mm::page::Page;
 use ebb::mm::paged::Words;
 use ebb::units::Gfn;
@@ -36,16 +36,11 @@ mod pool {
 /// these does so with that ordering; so such a load answers what is newest, as one does here that writes back what it
 /// has read.
 mod primitive {
-    use super::{Cell, Mistake, made};
+    use super::{Cell, Mistake, made, weakened};
     pub(super) use core::sync::atomic::Ordering;
     use loom::sync::atomic as real;
     pub(super) use loom::sync::atomic::fence;
     use std::sync::OnceLock;
-
-    /// The ordering that is asked for, unless the mistake is to be made.
-    fn weakened(order: Ordering, by: Mistake) -> Ordering {
-        if made(by) { Ordering::Relaxed } else { order }
-    }
 
     /// The byte of a slot. Of the many that come together only those that are used are loom's.
     #[derive(Debug, Default)]

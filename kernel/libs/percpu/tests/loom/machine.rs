@@ -1,11 +1,11 @@
 //! The platform of the models: CPUs are loom's threads, waiting is yielding.
 
+use crate::explore::{Explored, explore};
 use loom::sync::atomic::AtomicU64;
 use percpu::mutation::{self, Mutation};
 use percpu::rcu::Laziness;
 use percpu::{CpuId, Cpus, Platform, Rcu, Report, WordIndex, WordPool, Words};
 use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -136,50 +136,36 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// Explores it with a mistake, or none; how many executions, and whether all held.
-    fn explore(self, mistake: Mutation) -> (usize, bool) {
-        let executions: &'static AtomicUsize = Box::leak(Box::new(AtomicUsize::new(0)));
-        let mut builder = loom::model::Builder::new();
-        builder.preemption_bound = self.preemptions;
-        builder.max_branches = 20_000;
+    fn explore(self, mistake: Mutation) -> Explored {
         mutation::choose(mistake);
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            builder.check(move || {
-                executions.fetch_add(1, Ordering::Relaxed);
-                let area = || (0..WORDS).map(|_| AtomicU64::new(0)).collect();
-                let machine = Box::into_raw(Box::new(Machine {
-                    cpus: self.cpus,
-                    areas: (0..self.cpus).map(|_| area()).collect(),
-                    pool: WordPool::new(),
-                    rcu: OnceLock::new(),
-                    reports: AtomicUsize::new(0),
-                }));
-                let host = Host(machine);
-                let rcu = Rcu::new(host, Laziness { limit_ns: u64::MAX, limit_count: usize::MAX });
-                assert!(host.machine().rcu.set(rcu).is_ok());
-                (self.run)(host);
-                // SAFETY: made above; the model has joined its threads. (A failed one leaks it.)
-                drop(unsafe { Box::from_raw(machine) });
-            });
-        }));
+        let explored = explore(self.name, self.preemptions, move || {
+            let area = || (0..WORDS).map(|_| AtomicU64::new(0)).collect();
+            let machine = Box::into_raw(Box::new(Machine {
+                cpus: self.cpus,
+                areas: (0..self.cpus).map(|_| area()).collect(),
+                pool: WordPool::new(),
+                rcu: OnceLock::new(),
+                reports: AtomicUsize::new(0),
+            }));
+            let host = Host(machine);
+            let rcu = Rcu::new(host, Laziness { limit_ns: u64::MAX, limit_count: usize::MAX });
+            assert!(host.machine().rcu.set(rcu).is_ok());
+            (self.run)(host);
+            // SAFETY: made above; the model has joined its threads. (A failed one leaks it.)
+            drop(unsafe { Box::from_raw(machine) });
+        });
         mutation::choose(Mutation::None);
-        (executions.load(Ordering::Relaxed), outcome.is_ok())
+        explored
     }
 
-    /// The model holds in every execution within the bound.
+    /// It holds.
     pub(crate) fn holds(self) {
-        let (executions, held) = self.explore(Mutation::None);
-        let bound = self.preemptions.map_or("any number of".into(), |bound| format!("at most {bound}"));
-        println!("loom: {}: {executions} executions, {bound} preemptions", self.name);
-        assert!(held, "{} fails after {executions} executions", self.name);
-        assert!(executions > 1, "{}: nothing was explored", self.name);
+        self.explore(Mutation::None).holds();
     }
 
-    /// With this mistake, loom finds an execution that fails.
+    /// It does not with this mistake, and loom finds that.
     pub(crate) fn catches(self, mistake: Mutation) {
-        let (executions, held) = self.explore(mistake);
-        println!("loom: {}: {mistake:?} found in execution {executions}", self.name);
-        assert!(!held, "{}: {mistake:?} was not noticed in {executions} executions", self.name);
+        self.explore(mistake).catches(mistake);
     }
 }
 

@@ -13,6 +13,7 @@
 )]
 
 mod counter;
+mod explore;
 mod lock;
 mod machine;
 mod rcu;
