@@ -7,6 +7,7 @@ use std::vec::Vec;
 use percpu::CpuId;
 
 use super::sim::{Shelf, World};
+use super::tests::write_round;
 use super::*;
 use crate::mm::frame::tests::Random;
 
@@ -276,28 +277,12 @@ fn cpus_write_while_pages_leave_and_come_back() {
             let (busy, done) = (&busy, &done);
             scope.spawn(move || {
                 let _cpu = world.host.enter(cpu);
-                let mine = 8 * (cpu.get() as u64 + 1);
+                let mine = shared + 8 * (cpu.get() as u64 + 1);
                 let mut random = Random::new(cpu.get() as u64 + 1);
                 for round in 0..ROUNDS {
-                    for page in 0..SHARED {
-                        let word = shared + page * PAGE + mine;
-                        let was = world.access(word, |word| word.fetch_add(1, Ordering::Relaxed)).unwrap();
-                        assert_eq!(was, round, "a write was lost");
-                    }
                     let count = 1 + random.below(600);
                     let own = world.reserve(pages(count), Charge::ByCaller).unwrap();
-                    let at = own.address();
-                    for page in 0..count {
-                        assert_eq!(world.load(at + page * PAGE), Ok(0), "somebody else's page");
-                        world.store(at + page * PAGE, round ^ page).unwrap();
-                    }
-                    let middle = random.below(count + 1);
-                    world.discard(&own, middle..count).unwrap();
-                    for page in 0..count {
-                        let wanted = if page < middle { round ^ page } else { 0 };
-                        assert_eq!(world.load(at + page * PAGE), Ok(wanted));
-                    }
-                    world.release(own);
+                    write_round(world, mine, SHARED, round, own, random.below(count + 1), 1);
                 }
                 done.store(busy.fetch_sub(1, Ordering::SeqCst) == 1, Ordering::SeqCst);
             });

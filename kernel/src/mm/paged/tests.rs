@@ -376,6 +376,34 @@ fn pages_in_use_become_active_and_others_idle() {
     world.validate();
 }
 
+/// A round of a writer: counts up its own word, the first of which is at `mine`, of each of `shared` pages; then fills a
+/// region of its own, each `step`th page of it, discards all from page `middle` on, and reads what must be there.
+pub(super) fn write_round(
+    world: World,
+    mine: u64,
+    shared: u64,
+    round: u64,
+    own: Region,
+    middle: u64,
+    step: usize,
+) {
+    for page in 0..shared {
+        let was = world.access(mine + page * PAGE, |word| word.fetch_add(1, Ordering::Relaxed)).unwrap();
+        assert_eq!(was, round, "a write was lost");
+    }
+    let (at, count) = (own.address(), own.pages().get());
+    for page in (0..count).step_by(step) {
+        assert_eq!(world.load(at + page * PAGE), Ok(0), "somebody else's page");
+        world.store(at + page * PAGE, round ^ page).unwrap();
+    }
+    world.discard(&own, middle..count).unwrap();
+    for page in (0..count).step_by(step) {
+        let wanted = if page < middle { round ^ page } else { 0 };
+        assert_eq!(world.load(at + page * PAGE), Ok(wanted));
+    }
+    world.release(own);
+}
+
 /// Everything at once: CPUs that write, discard, release and fault, one that moves pages and one that scans. Each word
 /// has one writer, which knows what it must read.
 #[test]
@@ -395,27 +423,12 @@ fn cpus_write_while_pages_come_go_and_move() {
             let (busy, done) = (&busy, &done);
             scope.spawn(move || {
                 let _cpu = world.host.enter(cpu);
-                let mine = 8 * (cpu.get() as u64 + 1);
+                let mine = shared + 8 * (cpu.get() as u64 + 1);
                 let mut random = Random::new(cpu.get() as u64 + 1);
                 for round in 0..150_u64 {
-                    for page in 0..SHARED {
-                        let word = shared + page * PAGE + mine;
-                        let was = world.access(word, |word| word.fetch_add(1, Ordering::Relaxed)).unwrap();
-                        assert_eq!(was, round, "a write was lost");
-                    }
                     let own = whole(world, 1 + random.below(700));
-                    let (at, count) = (own.address(), own.pages().get());
-                    for page in (0..count).step_by(5) {
-                        assert_eq!(world.load(at + page * PAGE), Ok(0), "somebody else's page");
-                        world.store(at + page * PAGE, round ^ page).unwrap();
-                    }
-                    let middle = random.below(count + 1);
-                    world.discard(&own, middle..count).unwrap();
-                    for page in (0..count).step_by(5) {
-                        let wanted = if page < middle { round ^ page } else { 0 };
-                        assert_eq!(world.load(at + page * PAGE), Ok(wanted));
-                    }
-                    world.release(own);
+                    let middle = random.below(own.pages().get() + 1);
+                    write_round(world, mine, SHARED, round, own, middle, 5);
                 }
                 done.store(busy.fetch_sub(1, Ordering::SeqCst) == 1, Ordering::SeqCst);
             });
