@@ -6,28 +6,13 @@ use ebb::mm::frame::{Contents, Extent, Request, Use};
 use ebb::units::{Frames, Order};
 use ebb_tests::model::Config;
 use std::collections::VecDeque;
+use workload::random::Rng;
 use xen_abi::{Errno, hypercall, memory};
 
 const STEPS: u64 = 100_000;
 
-/// xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16) % bound
-    }
-
-    fn one_in(&mut self, count: u64) -> bool {
-        self.below(count) == 0
-    }
-}
-
 /// Something of the host or the hypervisor goes wrong, or right again.
-fn fault(guest: &Guest<'_>, random: &mut Random) {
+fn fault(guest: &Guest<'_>, random: &mut Rng) {
     let commands = [memory::DECREASE_RESERVATION, memory::POPULATE_PHYSMAP];
     let command = commands[random.below(2) as usize];
     match random.below(12) {
@@ -82,7 +67,7 @@ fn run(config: &Config, seed: u64, steps: u64) {
         // A debt is paid before anything else.
         while guest.step(0).outcome == Outcome::More {}
         guest.balloon.set_ceiling(guest.plan.base);
-        let mut random = Random(seed);
+        let mut random = Rng::new(seed);
         let mut scratch = Scratch::new();
         let mut held = Held { guest, extents: VecDeque::new() };
         let (mut now, mut out) = (S, guest.plan.give_back.get());

@@ -8,6 +8,7 @@ use ebb::units::{Frames, VcpuId};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use workload::random::Rng;
 
 /// What one emergency is taken to last: the clock stands still in it.
 const EMERGENCY_NS: u64 = 1_000_000;
@@ -16,23 +17,6 @@ const TRIES: u32 = 64;
 /// Where in a frame its mark is.
 const MARK: usize = 5;
 
-/// xorshift64*.
-#[derive(Debug)]
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16) % bound
-    }
-
-    pub(crate) fn one_in(&mut self, count: u64) -> bool {
-        self.below(count) == 0
-    }
-}
-
 /// The pages: by their frame, with what was written into each.
 type Pages = BTreeMap<u64, (Extent, u64)>;
 
@@ -40,7 +24,7 @@ type Pages = BTreeMap<u64, (Extent, u64)>;
 pub(crate) struct Application<'h, 'g> {
     guest: &'h Guest<'g>,
     pages: Mutex<Pages>,
-    random: Mutex<Random>,
+    random: Mutex<Rng>,
     /// What it has been promised.
     pub(crate) committed: Frames,
     pub(crate) urgent: AtomicBool,
@@ -59,7 +43,7 @@ impl<'h, 'g> Application<'h, 'g> {
         Self {
             guest,
             pages: Mutex::default(),
-            random: Mutex::new(Random(0xA11_0CA7E)),
+            random: Mutex::new(Rng::new(0xA11_0CA7E)),
             committed: Frames::ZERO,
             urgent: AtomicBool::new(false),
             stalls: AtomicU64::new(0),
@@ -170,7 +154,7 @@ impl<'h, 'g> Application<'h, 'g> {
     /// Another thread of the application, on its own CPU: takes and gives in a hurry, so that several emergencies are
     /// under way together, and leaves nothing behind. Takes between two thirds of `frames` and all of them each time.
     pub(crate) fn storm(&self, cpu: VcpuId, rounds: u64, frames: u64, seed: u64) {
-        let mut random = Random(seed | 1);
+        let mut random = Rng::new(seed);
         for _ in 0..rounds {
             let mut held = Vec::new();
             for _ in 0..frames * 2 / 3 + random.below(frames / 3) {

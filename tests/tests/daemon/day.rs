@@ -1,7 +1,6 @@
 //! A day in which everything goes wrong at times: random loads, tunables, wishes, storms, and a fault at every turn. The
 //! seed is printed; every thread but those of a storm does the same on every run.
 
-use super::application::Random;
 use super::guest::{S, plain};
 use super::machine::{Machine, TICK_NS, elastic, mib};
 use ebb::balloon::Scratch;
@@ -9,6 +8,7 @@ use ebb::mm::frame::Use;
 use ebb::tunable::Id;
 use ebb::units::{Frames, VcpuId};
 use ebb_tests::model::Config;
+use workload::random::Rng;
 use xen_abi::{Errno, hypercall, memory};
 
 const DAY_S: u64 = 24 * 3600;
@@ -17,7 +17,7 @@ const CHECK_S: u64 = 1800;
 const BLOCK: u64 = 512;
 
 /// Something of the host or the hypervisor goes wrong, or right again.
-fn fault(machine: &Machine<'_, '_>, random: &mut Random) {
+fn fault(machine: &Machine<'_, '_>, random: &mut Rng) {
     let (model, map) = (&machine.guest.model, &machine.guest.map);
     let commands = [memory::DECREASE_RESERVATION, memory::POPULATE_PHYSMAP, memory::CURRENT_RESERVATION];
     let command = commands[random.below(3) as usize];
@@ -47,7 +47,7 @@ fn recover(machine: &Machine<'_, '_>) {
 }
 
 /// Somebody sets something.
-fn tune(machine: &mut Machine<'_, '_>, random: &mut Random) {
+fn tune(machine: &mut Machine<'_, '_>, random: &mut Rng) {
     let numbers = [
         (Id::SelfballoonInterval, 60),
         (Id::SelfballoonDownhysteresis, 20),
@@ -85,7 +85,7 @@ fn tune(machine: &mut Machine<'_, '_>, random: &mut Random) {
 }
 
 /// The toolstack, or somebody who should not, writes a target.
-fn wish(machine: &mut Machine<'_, '_>, random: &mut Random, maximum_mib: u64) {
+fn wish(machine: &mut Machine<'_, '_>, random: &mut Rng, maximum_mib: u64) {
     let text = match random.below(8) {
         0 => "0".to_string(),
         1 => "much".to_string(),
@@ -97,7 +97,7 @@ fn wish(machine: &mut Machine<'_, '_>, random: &mut Random, maximum_mib: u64) {
 }
 
 /// All CPUs are in need at once, while the worker steps.
-fn storm(machine: &mut Machine<'_, '_>, random: &mut Random) {
+fn storm(machine: &mut Machine<'_, '_>, random: &mut Rng) {
     let seed = random.below(u64::MAX >> 16);
     std::thread::scope(|scope| {
         let application = &machine.application;
@@ -122,7 +122,7 @@ fn storm(machine: &mut Machine<'_, '_>, random: &mut Random) {
 fn day(config: &Config, seed: u64, seconds: u64) {
     println!("seed {seed:#x}, {seconds} s");
     elastic(config, &[], |machine| {
-        let mut random = Random(seed);
+        let mut random = Rng::new(seed);
         let maximum_mib = config.maximum_mib;
         let (mut load, mut checked_s, mut storms) = (mib(4), 0, 0);
         let mut kernel = Vec::new();

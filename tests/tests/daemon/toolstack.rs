@@ -1,6 +1,5 @@
 //! The toolstack's target, with selfballooning and without: a wish is a ceiling, or the target itself.
 
-use super::application::Random;
 use super::guest::{BLOCK, S, booted, plain};
 use super::machine::{Machine, TICK_NS, elastic, mib};
 use ebb::balloon::Reason;
@@ -8,6 +7,7 @@ use ebb::daemon::Verdict;
 use ebb::tunable::Id;
 use ebb::units::{Frames, Kib};
 use ebb_tests::model::Config;
+use workload::random::Rng;
 
 const OFF: (Id, &str) = (Id::Selfballooning, "0");
 
@@ -82,7 +82,7 @@ fn a_target_below_what_is_in_use_is_approached_as_memory_comes_free() {
 }
 
 /// What a target's node may hold.
-fn hostile(random: &mut Random) -> Vec<u8> {
+fn hostile(random: &mut Rng) -> Vec<u8> {
     let text: &[u8] = match random.below(12) {
         0 => b"0",
         1 => b"1",
@@ -104,7 +104,7 @@ fn hostile_targets_every_ten_milliseconds_do_no_harm() {
     for options in [&[OFF][..], &[(Id::SelfballoonInterval, "1"), (Id::SelfballoonMinUsableMb, "4")]] {
         elastic(&plain(32), options, |machine| {
             machine.load_until(mib(6), S, |_| {});
-            let (mut random, mut refused, mut clamped) = (Random(0x705), 0, 0);
+            let (mut random, mut refused, mut clamped) = (Rng::new(0x705), 0, 0);
             let base = machine.guest.balloon.base();
             for _ in 0..700 {
                 match machine.wish(&hostile(&mut random)) {

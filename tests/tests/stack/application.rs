@@ -1,7 +1,7 @@
 //! What the memory is for: pages whose contents can be told, and a file whose clean pages go to cleancache.
 
 use super::guest::CPU;
-use super::mangle::{Mangled, Random};
+use super::mangle::Mangled;
 use super::world::World;
 use ebb::mm::frame::{Contents, Extent, Request, Use};
 use ebb::mm::page::Page;
@@ -11,6 +11,7 @@ use ebb::units::Frames;
 use percpu::host::Host;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
+use workload::random::Rng;
 
 /// How often a page that seems lost is asked for before it is. Of a hypervisor that mangles one call in four, one answer
 /// in 10^38 would do that.
@@ -170,7 +171,7 @@ impl File {
     }
 
     /// Something happens to page `index`.
-    pub(crate) fn act(&mut self, index: u64, random: &mut Random) {
+    pub(crate) fn act(&mut self, index: u64, random: &mut Rng) {
         let Some(fs) = &self.fs else { return };
         let extent = self.frame.as_mut().expect("the page cache has its frame");
         let mut page = Page::of(extent, &self.world.soft).expect("one frame");
@@ -197,7 +198,7 @@ impl File {
                 self.value += 1;
                 self.truth.insert(index, self.value);
             }
-            9 if self.banned || random.below(50) == 0 => {
+            9 if self.banned || random.one_in(50) => {
                 self.banned = !fs.invalidate_inode(FILE);
                 self.truth.clear();
             }

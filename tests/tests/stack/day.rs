@@ -7,7 +7,7 @@
 
 use super::application::{Application, File};
 use super::guest::{S, plain};
-use super::mangle::{Mangled, Random};
+use super::mangle::Mangled;
 use super::world::{POOL, SAME, TMEM, Worker, World, drain_magazines};
 use ebb::port::PoolKind;
 use ebb::tmem::Open;
@@ -17,6 +17,7 @@ use ebb_tests::conformance::tmem::{Control, Fault};
 use ebb_tests::model::{Config, Service};
 use percpu::host::Host;
 use std::time::Duration;
+use workload::random::Rng;
 use xen_abi::{Errno, hypercall, memory};
 
 const DAY_S: u64 = 24 * 3600;
@@ -36,7 +37,7 @@ struct Day {
     worker: Worker,
     application: Application,
     file: File,
-    random: Random,
+    random: Rng,
     open: Option<Open<'static, Host, &'static Mangled>>,
     config: Config,
     /// Frames that count as not plain.
@@ -49,10 +50,6 @@ struct Day {
 }
 
 impl Day {
-    fn one_in(&mut self, count: u64) -> bool {
-        self.random.below(count) == 0
-    }
-
     /// Something of the host or the hypervisor goes wrong.
     fn fault(&mut self) {
         let (world, model, own) = (self.world, self.world.model, self.config.domid);
@@ -178,7 +175,7 @@ impl Day {
         for _ in 0..PACE {
             let page = self.random.below(size);
             if (page + size - focus) % size >= wish {
-                let look = self.one_in(16);
+                let look = self.random.one_in(16);
                 self.application.discard(page, look);
             }
         }
@@ -222,7 +219,7 @@ fn day(seed: u64, seconds: u64) {
         worker: Worker::new(world),
         application: Application::new(world, PAGES),
         file: File::new(world),
-        random: Random(seed << 1 | 1),
+        random: Rng::new(seed),
         open: Some(world.pool.open(PoolKind::Persistent).expect("an honest hypervisor makes a pool")),
         config,
         odd: Vec::new(),

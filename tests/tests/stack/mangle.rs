@@ -14,26 +14,14 @@ use percpu::host::Host;
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use workload::random::Rng;
 use xen_abi::{Errno, tmem as abi};
-
-/// xorshift64*.
-#[derive(Debug)]
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16) % bound
-    }
-}
 
 /// The port. Honest until it is told otherwise.
 pub(crate) struct Mangled {
     model: &'static Model,
     host: Host,
-    random: Mutex<Random>,
+    random: Mutex<Rng>,
     /// What becomes of the next calls.
     script: Mutex<VecDeque<Fate>>,
     /// One call in so many is mangled; 0 for none.
@@ -55,7 +43,7 @@ pub(crate) enum Fate {
 impl Mangled {
     pub(crate) fn new(model: &'static Model, host: Host, seed: u64) -> Self {
         let zero = || AtomicU64::new(0);
-        let random = Mutex::new(Random(seed << 1 | 1));
+        let random = Mutex::new(Rng::new(seed));
         Self { model, host, random, script: Mutex::default(), one_in: zero(), mangled: zero() }
     }
 

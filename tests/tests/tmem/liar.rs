@@ -11,22 +11,12 @@ use ebb::units::Gfn;
 use ebb_tests::model::WORDS;
 use std::collections::HashMap;
 use std::sync::Mutex;
+use workload::random::Rng;
 use xen_abi::Errno;
 
 /// A generator of numbers.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % sides
-    }
-}
-
 struct Inner {
-    dice: Dice,
+    dice: Rng,
     pages: HashMap<(i32, PageKey), Box<[u64; WORDS]>>,
 }
 
@@ -38,10 +28,10 @@ struct Liar<'r> {
 
 impl Liar<'_> {
     /// The truth, or something else, whatever was done.
-    fn say(dice: &mut Dice, success: bool) -> Result<u64, Errno> {
-        match dice.roll(8) {
-            0 => Errno::check(-1 - dice.roll(4000).cast_signed()),
-            1 => Ok(2 + dice.roll(u64::from(u32::MAX))),
+    fn say(dice: &mut Rng, success: bool) -> Result<u64, Errno> {
+        match dice.below(8) {
+            0 => Errno::check(-1 - dice.below(4000).cast_signed()),
+            1 => Ok(2 + dice.below(u64::from(u32::MAX))),
             2 => Ok(0),
             _ if success => Ok(1),
             _ => Err(Errno::ENOMEM),
@@ -60,7 +50,7 @@ unsafe impl TmemOps for Liar<'_> {
     unsafe fn put(&self, pool: PoolId, key: PageKey, from: Gfn) -> Result<u64, Errno> {
         let mut inner = self.inner.lock().expect("no panic");
         let Inner { dice, pages } = &mut *inner;
-        let stores = dice.roll(3) > 0;
+        let stores = dice.below(3) > 0;
         if stores {
             let words = core::array::from_fn(|index| self.rig.model.read(from, index));
             pages.insert((pool.get(), key), Box::new(words));
@@ -70,12 +60,12 @@ unsafe impl TmemOps for Liar<'_> {
     unsafe fn get(&self, pool: PoolId, key: PageKey, into: Gfn) -> Result<u64, Errno> {
         let mut inner = self.inner.lock().expect("no panic");
         let Inner { dice, pages } = &mut *inner;
-        let found = pages.get(&(pool.get(), key)).filter(|_| dice.roll(4) > 0);
+        let found = pages.get(&(pool.get(), key)).filter(|_| dice.below(4) > 0);
         match found {
             Some(words) => {
                 words.iter().enumerate().for_each(|(index, word)| self.rig.model.write(into, index, *word))
             }
-            None => self.rig.model.write(into, 0, dice.roll(u64::MAX)),
+            None => self.rig.model.write(into, 0, dice.below(u64::MAX)),
         }
         Self::say(dice, found.is_some())
     }
@@ -83,13 +73,13 @@ unsafe impl TmemOps for Liar<'_> {
         let mut inner = self.inner.lock().expect("no panic");
         let Inner { dice, pages } = &mut *inner;
         // "Frozen", "no such pool" and "no tmem" promise that the page is gone; the other answers do not.
-        let answer = match dice.roll(6) {
+        let answer = match dice.below(6) {
             0 => Self::say(dice, false),
             1 => Err(xen_abi::tmem::EFROZEN),
             _ => Ok(1),
         };
         let promised = matches!(answer, Ok(1) | Err(xen_abi::tmem::EFROZEN | Errno::ENODEV | Errno::ENOSYS));
-        if promised || dice.roll(2) == 0 {
+        if promised || dice.below(2) == 0 {
             pages.remove(&(pool.get(), key));
         }
         answer
@@ -106,10 +96,8 @@ fn no_answer_makes_a_wrong_page_of_a_right_one() {
     for seed in 1..=8 {
         let rig = Rig::xen412();
         let _cpu = boot_cpu(rig.host);
-        let liar = Liar {
-            rig: &rig,
-            inner: Mutex::new(Inner { dice: Dice(seed * 0x9E37_79B9), pages: HashMap::new() }),
-        };
+        let liar =
+            Liar { rig: &rig, inner: Mutex::new(Inner { dice: Rng::new(!seed), pages: HashMap::new() }) };
         let tmem = Tmem::start(&liar, Ok(())).or_else(|_| Tmem::start(&liar, Ok(())));
         let Ok(tmem) = tmem else { continue };
         let pool = Pool::new(rig.host.rcu(), tmem).expect("the host has words");
@@ -118,13 +106,13 @@ fn no_answer_makes_a_wrong_page_of_a_right_one() {
         let tiers: [&dyn Tier; 1] = [&tier];
         let front = Frontswap::new(rig.host, &tiers);
         front.init(swap(1), 64).expect("a swap type");
-        let mut dice = Dice(seed);
+        let mut dice = Rng::new(seed);
         let mut truth: HashMap<u64, u64> = HashMap::new();
         let (mut good, mut errors) = (0, 0);
         for step in 0..4000_u64 {
-            let at = dice.roll(64);
+            let at = dice.below(64);
             let mut page = rig.page(10);
-            match dice.roll(4) {
+            match dice.below(4) {
                 0 | 1 => {
                     fill(&mut page, step);
                     match front.store(slot(at), &page) {

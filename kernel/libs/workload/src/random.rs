@@ -37,6 +37,11 @@ impl Rng {
     pub const fn below(&mut self, bound: u64) -> u64 {
         ((self.draw() as u128 * bound as u128) >> 64) as u64
     }
+
+    /// True once in `count` times, on average.
+    pub const fn one_in(&mut self, count: u64) -> bool {
+        self.below(count) == 0
+    }
 }
 
 #[cfg(test)]
@@ -61,5 +66,7 @@ mod tests {
         assert!(counts.iter().all(|count| (9_500..10_500).contains(count)), "{counts:?}");
         assert_eq!(rng.below(0), 0);
         assert_eq!(rng.below(1), 0);
+        let hits = (0..100_000).filter(|_| rng.one_in(10)).count();
+        assert!((9_500..10_500).contains(&hits) && rng.one_in(1), "{hits}");
     }
 }
