@@ -11,7 +11,7 @@
 #![expect(unsafe_code, reason = "paged memory as a slice")]
 
 use crate::keyboard::Keyboard;
-use crate::paged::promise;
+use crate::paged::promise_always;
 use crate::{domain_of, ensure, failed, same};
 use alloc::format;
 use alloc::vec;
@@ -33,7 +33,7 @@ case!(on Xen, with help: "bench.swap", |machine| {
     ensure(machine.paged().has_swap(), "swap is off")?;
     let mut keyboard = Keyboard::new(domain_of(machine)?)?;
     // What is reserved here is more than is free.
-    promise("always")?;
+    let _always = promise_always()?;
     report("ready", &[("version", &env!("CARGO_PKG_VERSION")), ("free", &free(machine))]);
     loop {
         let line = keyboard.line()?;

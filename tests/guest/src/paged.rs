@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "loads and stores that fault")]
 
 use crate::threads::{everywhere, spawn};
+use crate::tunables::Setting;
 use crate::{ensure, failed, same};
 use alloc::format;
 use alloc::sync::Arc;
@@ -14,7 +15,6 @@ use ebb::tunable::Id;
 use ebb::units::{FRAME_SIZE, Frames};
 use ebb_boot::cases::{Ends, Not};
 use ebb_boot::paged::{AppAlloc, KernelPaged};
-use ebb_boot::tunables::tunables;
 use ebb_boot::{Machine, case, check, elastic, threads};
 
 /// The word at the start of a page, counted from the region's first.
@@ -29,37 +29,19 @@ fn start(region: &Region) -> usize {
     region.address() as usize
 }
 
-/// Says whether pages may leave when memory is short.
-pub(crate) fn set_evicting(on: bool) -> Result<(), Not> {
-    let text = if on { "1" } else { "0" };
-    tunables().set(Id::SwapEvict, text).map(drop).map_err(|error| failed("swap.evict")(&error))
+/// Pages stay, however short memory is, while what is answered lives.
+pub(crate) fn no_evicting() -> Result<Setting, Not> {
+    Setting::new(Id::SwapEvict, "0")
 }
 
-/// Says how paged memory promises.
-pub(crate) fn promise(policy: &str) -> Result<(), Not> {
-    tunables().set(Id::Overcommit, policy).map(drop).map_err(|error| failed("vm.overcommit")(&error))
+/// Paged memory promises whatever it is asked for while what is answered lives.
+pub(crate) fn promise_always() -> Result<Setting, Not> {
+    Setting::new(Id::Overcommit, "always")
 }
 
 /// A region, charged as a whole.
 fn reserve(paged: &KernelPaged, pages: u64) -> Result<Region, Not> {
     paged.reserve(Frames::new(pages), Charge::Whole).map_err(|error| failed("a region")(&error))
-}
-
-/// No page leaves of its own accord while this lives.
-pub(crate) struct Staying(());
-
-impl Staying {
-    pub(crate) fn begin() -> Result<Self, Not> {
-        set_evicting(false).map(|()| Self(()))
-    }
-}
-
-impl Drop for Staying {
-    fn drop(&mut self) {
-        if set_evicting(true).is_err() {
-            log::error!("pages will not leave any more");
-        }
-    }
 }
 
 /// The books agree, which they can be asked only while the case itself does nothing.
@@ -279,13 +261,12 @@ case!("paged.a_promise_too_many_is_refused", |machine| {
 case!("paged.exhaustion_is_a_value_when_filling", |machine| {
     let _held = elastic::hold();
     let paged = machine.paged();
-    let staying = Staying::begin()?;
+    let staying = no_evicting()?;
     let before = paged.stats();
-    promise("always")?;
+    let always = promise_always()?;
     let pages = machine.frames().stats().available().get() + 1000;
-    let region = reserve(paged, pages);
-    promise("strict")?;
-    let region = region?;
+    let region = reserve(paged, pages)?;
+    drop(always);
     let at = start(&region);
     let filled = match paged.populate(&region, 0..pages) {
         Err(PopulateError::Page(page, FaultError::NoFrame(_))) => page,
@@ -459,8 +440,8 @@ case!(
 #[inline(never)]
 fn touch_too_much(machine: &'static Machine) -> Result<(), Not> {
     let paged = machine.paged();
-    set_evicting(false)?;
-    promise("always")?;
+    let _staying = no_evicting()?;
+    let _always = promise_always()?;
     let pages = machine.frames().stats().available().get() + 1000;
     let region = reserve(paged, pages)?;
     (0..pages).for_each(|page| word(start(&region), page).store(page, Ordering::Relaxed));

@@ -1,7 +1,7 @@
 //! Reclaim of the image: pages leave when memory is short, and come back as they were.
 #![expect(unsafe_code, reason = "loads and stores that fault")]
 
-use crate::paged::{Staying, consistent, promise};
+use crate::paged::{consistent, no_evicting, promise_always};
 use crate::threads::{Thread, everywhere, figure, spawn, spawn_on};
 use crate::{ensure, failed, same};
 use alloc::sync::Arc;
@@ -68,9 +68,8 @@ fn check(start: usize, page: u64, salt: u64) -> Result<(), Not> {
 /// A region that no strict promise covers.
 fn beyond_memory(machine: &'static Machine, pages: u64) -> Result<Region, Not> {
     let paged = machine.paged();
-    promise("always")?;
+    let _always = promise_always()?;
     let region = paged.reserve(Frames::new(pages), Charge::Whole);
-    promise("strict")?;
     region.map_err(|error| failed("a region beyond memory")(&error))
 }
 
@@ -192,7 +191,7 @@ case!("reclaim.without_eviction_exhaustion_is_a_value", |machine| {
     let paged = machine.paged();
     let pages = machine.frames().stats().available().get() * 2;
     let region = beyond_memory(machine, pages)?;
-    let staying = Staying::begin()?;
+    let staying = no_evicting()?;
     let filled = paged.populate(&region, 0..pages);
     drop(staying);
     let refused = matches!(filled, Err(PopulateError::Page(_, FaultError::NoFrame(_))));
@@ -246,7 +245,7 @@ case!("reclaim.kernel_allocations_have_pages_leave", |machine| {
     let pages = machine.frames().stats().available().get();
     let region = beyond_memory(machine, pages)?;
     let start = region.address() as usize;
-    let staying = Staying::begin()?;
+    let staying = no_evicting()?;
     let filled = match paged.populate(&region, 0..pages) {
         Err(PopulateError::Page(page, FaultError::NoFrame(_))) => page,
         other => return Err(format!("there is as much as there is: {other:?}").into()),
