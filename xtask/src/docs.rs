@@ -200,7 +200,7 @@ fn functions_that_are_named_exist() {
     for page in pages() {
         for span in page.spans() {
             let Some(path) = span.strip_suffix("()") else { continue };
-            let name = path.rsplit("::").next().unwrap_or_default();
+            let name = path.rsplit([':', '.']).next().unwrap_or_default();
             count += 1;
             if !["(", "<"].iter().any(|begin| sources.contains(&format!("fn {name}{begin}"))) {
                 wrong.push(format!("{}: {span}", page.path.display()));
