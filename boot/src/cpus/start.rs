@@ -16,8 +16,9 @@ use ebb::xen::transport::Instruction;
 use x86_64::registers::control::{Cr0, Cr4, Efer, EferFlags};
 use xen_abi::vcpu::{CONTEXT_64, HvmContext};
 
-/// How long all of them together may take to come up. An emulated one takes milliseconds.
-const START_BOUND_NS: u64 = 5_000_000_000;
+/// How long all of them together may take to come up. An emulated one takes milliseconds, but a busy host may leave one
+/// waiting for seconds.
+const START_BOUND_NS: u64 = 20_000_000_000;
 /// How long a processor needs between INIT and startup, and before a second startup is tried (Intel SDM volume 3,
 /// 9.4.4.1).
 const INIT_NS: u64 = 10_000_000;

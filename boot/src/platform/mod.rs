@@ -169,7 +169,7 @@ pub(crate) fn run_main(machine: &'static Machine) -> ! {
 }
 
 /// How long the other CPUs may take to bring their idle threads online.
-const ADOPT_BOUND_NS: u64 = 5_000_000_000;
+const ADOPT_BOUND_NS: u64 = 20_000_000_000;
 
 fn run(machine: &'static Machine) {
     crate::elastic::start(machine);

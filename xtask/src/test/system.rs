@@ -25,10 +25,10 @@ pub(super) const CASES: &[(&str, Ask)] = &[
     ("system.the_shell_obeys_what_is_typed", the_shell_obeys),
 ];
 
-/// How long a guest may take to come up, or to stop.
-pub(super) const BOUND: Duration = Duration::from_secs(60);
+/// How long a guest may take to come up, to stop, or to do what it is asked; on a machine that is busy with other things.
+pub(super) const BOUND: Duration = Duration::from_secs(180);
 /// How long a command in dom0 may take.
-pub(super) const COMMAND_BOUND: Duration = Duration::from_secs(90);
+pub(super) const COMMAND_BOUND: Duration = Duration::from_secs(120);
 
 /// Leaves dom0's daemons running, whatever the last case did.
 ///
@@ -128,14 +128,18 @@ fn the_guest_says_what_xl_says(session: &Session) -> Result<()> {
         .and_then(|part| part.split("nr_pages=").nth(1)?.split(' ').next()?.parse::<u64>().ok())
         .with_context(|| format!("Xen does not list the domain:\n{books}"))?;
     ensure!(found.number("reservation_kib") == Some(pages * 4), "{found:?} against {pages} pages");
-    let sample = session.memory()?;
-    let seen = sample.domain(guest.domid()).with_context(|| format!("{sample} lacks the domain"))?;
-    ensure!(seen.kib == pages * 4, "our own look at Xen: {seen:?} against {pages} pages");
-    let free = session.exec("xl info free_memory", COMMAND_BOUND)?.success()?;
-    ensure!(
-        free.trim().parse::<u64>()?.abs_diff(sample.free_kib / 1024) <= 1,
-        "{sample} against xl's {free} MiB"
-    );
+    let deadline = Instant::now() + BOUND;
+    loop {
+        let sample = session.memory()?;
+        let seen = sample.domain(guest.domid()).with_context(|| format!("{sample} lacks the domain"))?;
+        ensure!(seen.kib == pages * 4, "our own look at Xen: {seen:?} against {pages} pages");
+        let free = session.exec("xl info free_memory", COMMAND_BOUND)?.success()?;
+        if free.trim().parse::<u64>()?.abs_diff(sample.free_kib / 1024) <= 1 {
+            break;
+        }
+        // The memory of a guest that is gone may come free between the two looks.
+        ensure!(Instant::now() < deadline, "{sample} against xl's {free} MiB");
+    }
     guest.ask_to_shut_down()?;
     ends_as(guest, said, Ending::Poweroff).map(drop)
 }
