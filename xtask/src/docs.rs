@@ -2,7 +2,7 @@
 //! are named exist, commands are understood, and code that is shown is code that is built.
 
 use crate::{Cli, paths};
-use clap::{Parser, error::ErrorKind};
+use clap::{CommandFactory, Parser, error::ErrorKind};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -167,6 +167,28 @@ fn commands_are_understood() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(count > 20, "only {count} commands were found");
+}
+
+#[test]
+fn every_option_is_on_its_page() {
+    let mut wrong = Vec::new();
+    let pages = [
+        ("run", "running"),
+        ("setup", "running"),
+        ("image", "applications"),
+        ("test", "testing"),
+        ("bench", "benchmarks"),
+    ];
+    for (name, page) in pages {
+        let text = fs::read_to_string(paths::workspace().join(format!("docs/{page}.md"))).unwrap();
+        let command = Cli::command();
+        let command = command.find_subcommand(name).unwrap();
+        let options: Vec<_> = command.get_arguments().filter_map(|option| option.get_long()).collect();
+        assert!(!options.is_empty(), "{name} has options");
+        let missing = options.iter().filter(|option| !text.contains(&format!("--{option}")));
+        wrong.extend(missing.map(|option| format!("docs/{page}.md says nothing of {name} --{option}")));
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 /// The words of a shell's line. `N` stands for some number.
