@@ -1,7 +1,7 @@
 //! What the pages of the documentation say is checked as far as a program can: links lead somewhere, files and cases that
 //! are named exist, commands are understood, and code that is shown is code that is built.
 
-use crate::{Cli, paths};
+use crate::{Cli, paths, view};
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use std::collections::BTreeSet;
 use std::fs;
@@ -189,6 +189,28 @@ fn every_option_is_on_its_page() {
         wrong.extend(missing.map(|option| format!("docs/{page}.md says nothing of {name} --{option}")));
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn every_column_is_in_the_table() {
+    let page = fs::read_to_string(paths::workspace().join("docs/running.md")).unwrap();
+    let table = view::csv::write(&view::timeline::Timeline::default());
+    let header = table.lines().next().unwrap();
+    let missing: Vec<_> = header.split(',').filter(|column| !page.contains(&format!("`{column}`"))).collect();
+    assert!(missing.is_empty(), "docs/running.md says nothing of the columns {missing:?}");
+}
+
+#[test]
+fn every_dependency_has_its_line() {
+    let root = paths::workspace();
+    let page = fs::read_to_string(root.join("docs/dependencies.md")).unwrap();
+    let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    let table = manifest.split("[workspace.dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
+    let external = table.lines().filter(|line| line.contains(" = ") && !line.contains("path = "));
+    let names: Vec<_> = external.filter_map(|line| line.split(" = ").next()).collect();
+    assert!(names.len() > 10, "these are not all: {names:?}");
+    let missing: Vec<_> = names.into_iter().filter(|name| !page.contains(&format!("`{name}`"))).collect();
+    assert!(missing.is_empty(), "docs/dependencies.md says nothing of {missing:?}");
 }
 
 /// The words of a shell's line. `N` stands for some number.
