@@ -76,10 +76,9 @@ impl TableFrames {
     /// Keeps a table for later, or gives its frame back.
     fn keep(&mut self, table: Gfn) {
         let Err(table) = self.spare.push(table) else { return };
-        let given_back = self
-            .frames
-            .attach(table, Order::FRAME)
-            .map(|extent| self.frames.free(extent, Contents::Unknown, this_cpu()));
+        // SAFETY: `frame` detached it to be a table, and `settle` has had all processors forget it as one.
+        let attached = unsafe { self.frames.attach(table, Order::FRAME) };
+        let given_back = attached.map(|extent| self.frames.free(extent, Contents::Unknown, this_cpu()));
         assert!(matches!(given_back, Ok(Ok(()))), "a page table's frame is not the page tables'");
     }
 }

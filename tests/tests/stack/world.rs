@@ -4,12 +4,11 @@
 //! and reclaims and brings home what it decided; frames that are missing are reclaimed ahead. Everything lives as long as
 //! the process, for paged memory wants that.
 
-use super::guest::{Allocator, Books, CPU, GuestBalloon, S, direct_map, facts};
+use super::guest::{Allocator, Books, CPU, GuestBalloon, S, direct_map, exchange, facts};
 use super::mangle::Mangled;
 use super::soft::{GuestFrames, Soft};
 use ebb::balloon::{Balloon, Budget, Evacuate, Outcome, Reason, Scratch, StartPlan};
 use ebb::daemon::{Cause, Daemon, Observed};
-use ebb::mm::exchange::Exchange;
 use ebb::mm::frame::{Request, SparseBlock, Use};
 use ebb::mm::page::Page;
 use ebb::mm::paged::{
@@ -133,8 +132,7 @@ impl World {
             keep(Box::leak(Box::new(Books::new(model, cpus))).allocator());
         let map = keep(direct_map(model));
         let plan = StartPlan::new(&facts(model, config));
-        let balloon: &'static GuestBalloon<'static> =
-            keep(Balloon::new(Exchange::new(model.xen(), map, frames), &plan));
+        let balloon: &'static GuestBalloon<'static> = keep(Balloon::new(exchange(model, map, frames), &plan));
         balloon.set_ceiling(balloon.base());
         let soft = keep(Soft::new(model, frames, map, host));
         let managed = frames.stats().managed;

@@ -7,11 +7,14 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::entry::Pte;
+use percpu::Platform;
+
 use super::place::Page;
-use crate::mm::frame::Extent;
+use super::{LockKind, Paged};
+use crate::mm::frame::{Extent, Misuse};
 use crate::mm::page;
 use crate::smp::Flush;
-use crate::units::Gfn;
+use crate::units::{Gfn, Order};
 
 /// A frame as words: a page table, or the contents of a page.
 pub type Words = [AtomicU64; 512];
@@ -156,5 +159,18 @@ impl<M: Mmu> Memory<M> {
         // SAFETY: `Mmu::directory` gave it, for this use, for good.
         let words = unsafe { self.0.words(directory.0) };
         &words[page.index_in_directory()]
+    }
+}
+
+impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
+    /// Makes a token of a frame of ours that an entry or a slot named, which is gone there and forgotten by all CPUs.
+    ///
+    /// # Errors
+    ///
+    /// [`Misuse`], if the allocator does not know it as such: the page tables, or its books, are corrupt.
+    pub(super) fn take_back(&self, frame: Gfn) -> Result<Extent, Misuse> {
+        // SAFETY: paged memory detached it (`hold`), and whoever calls took the entry away that named it, which one
+        // caller can do; by then no CPU reaches the frame.
+        unsafe { self.frames.attach(frame, Order::FRAME) }
     }
 }

@@ -3,6 +3,7 @@
 //! is freed too early shows as a value in the wrong place.
 
 use core::ops::Deref;
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::boxed::Box;
 use std::collections::BTreeMap;
@@ -136,6 +137,21 @@ impl Deref for World {
     type Target = SimPaged;
     fn deref(&self) -> &SimPaged {
         self.paged
+    }
+}
+
+#[expect(unsafe_code, reason = "what only the owner of memory may say, said where it is arrays")]
+impl World {
+    /// [`Paged::attach`], for tests that do not touch what they have no token for.
+    pub(super) fn attach(&self, address: NonNull<u8>) -> Option<Region> {
+        // SAFETY: the memory of this machine is words that are atomics, which no object lives in.
+        unsafe { self.paged.attach(address) }
+    }
+
+    /// [`Paged::discard_masked`], likewise.
+    pub(super) fn discard_masked(&self, address: u64, mask: &Mask) {
+        // SAFETY: as above.
+        unsafe { self.paged.discard_masked(address, mask) }
     }
 }
 
