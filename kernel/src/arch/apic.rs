@@ -70,9 +70,10 @@ pub struct LocalApic {
     page: Option<NonNull<u8>>,
 }
 
-// SAFETY: the page shows each CPU its own registers, and each access is one volatile word.
+// SAFETY: the page is mapped on every CPU, and shows each its own registers.
 unsafe impl Send for LocalApic {}
-// SAFETY: as above.
+// SAFETY: no two CPUs reach the same register, each access is one volatile word, and two that an interrupt comes between
+// are a command and its target, which [`LocalApic::send`] wants interrupts off for.
 unsafe impl Sync for LocalApic {}
 
 impl LocalApic {

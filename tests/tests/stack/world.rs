@@ -157,7 +157,9 @@ impl World {
         let front = keep(Frontswap::new(host, tiers));
         front.init(swap, count).expect("a swap type comes into use");
         let space = keep(SwapSpace::new(front, swap, slots, is_full));
-        paged.set_swap(space).expect("there are frames for those who evict");
+        #[expect(unsafe_code, reason = "says that the swap under test keeps what it is given")]
+        // SAFETY: the memory behind these pages is the model's, in which no object lives; the tests look at every byte.
+        unsafe { paged.set_swap(space) }.expect("there are frames for those who evict");
         let relief =
             keep(Relief { balloon, paged, urgent: AtomicBool::new(false), stalls: AtomicU64::new(0) });
         paged.set_shortage(relief);

@@ -13,6 +13,7 @@ use std::vec::Vec;
 use percpu::host::{Host, Machine};
 
 use super::*;
+use crate::mm::frame::AllocError;
 use crate::mm::frame::tests::{HostLocks, Memory as FrameBooks};
 use crate::units::{FRAME_SHIFT, Gfn, Order};
 
@@ -148,6 +149,12 @@ impl World {
         unsafe { self.paged.attach(address) }
     }
 
+    /// [`Paged::set_swap`], likewise.
+    pub(super) fn set_swap(&self, swap: &'static dyn Swap) -> Result<(), AllocError> {
+        // SAFETY: as above; what is lost or mixed up there, the tests are to see.
+        unsafe { self.paged.set_swap(swap) }
+    }
+
     /// [`Paged::discard_masked`], likewise.
     pub(super) fn discard_masked(&self, address: u64, mask: &Mask) {
         // SAFETY: as above.
@@ -208,7 +215,7 @@ impl World {
     pub(super) fn attach_swap(&self) -> &'static Shelf {
         let _cpu = self.host.enter(percpu::CpuId::BOOT);
         let shelf = Box::leak(Box::new(Shelf::default()));
-        self.paged.set_swap(shelf).unwrap();
+        self.set_swap(shelf).unwrap();
         shelf
     }
 

@@ -75,7 +75,10 @@ pub unsafe trait Pages: Send + Sync {
     fn uncharge(&self, pages: usize);
 }
 
-// SAFETY: what `Paged` documents of its regions; they begin at slots.
+// SAFETY: a page of a region gets a frame of zeros that nobody else has when it is first touched, as far as it is charged,
+// and keeps what is written through eviction and migration; regions are disjoint, because their slots are (`Book`), and
+// begin at slots, of 2 MiB. Only who reserved one, or has its token, can give it up or discard of it: both functions that
+// take an address instead are unsafe.
 unsafe impl<L: LockKind, M: Mmu, P: Platform> Pages for &'static Paged<L, M, P> {
     fn reserve(&self, pages: usize, tag: usize) -> Option<NonNull<u8>> {
         let region = Paged::reserve(self, Frames::new(pages as u64), Charge::ByCaller).ok()?;
