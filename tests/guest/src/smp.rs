@@ -110,7 +110,9 @@ case!("smp.each_cpu_reaches_its_own_area", |machine| {
         }
         COUNTS[cpu].store(local::preempt_count(), Ordering::Relaxed);
         for _ in 0..1000 * (cpu + 1) {
-            if local::preempt_enable() {
+            #[expect(unsafe_code, reason = "the count is what this is about")]
+            // SAFETY: as often as it was disabled above.
+            if unsafe { local::preempt_enable() } {
                 AGAIN.fetch_add(1, Ordering::Relaxed);
             }
         }
