@@ -84,8 +84,12 @@ pub fn reclaim(want: Frames) -> Reclaimed {
     }
 }
 
-/// Takes pages out of memory for a thread that needs `want` frames, and says whether another try makes sense. May block.
+/// Makes memory free for a thread that needs `want` frames, and says whether another try makes sense: stacks that nobody
+/// uses go, or else pages leave. May block.
 pub(crate) fn relieve(want: Frames) -> bool {
+    if platform::trim_stacks() > Frames::ZERO {
+        return true;
+    }
     if !swap::is_on() || !tunables().is_on(Id::SwapEvict) {
         return false;
     }

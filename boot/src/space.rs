@@ -178,6 +178,26 @@ pub(crate) fn map(address: u64, frames: FrameRange) -> Result<(), MapError> {
     .unwrap_or(Err(MapError::OutOfTables))
 }
 
+/// Takes consecutive pages at `address` away that [`map`] has mapped, and says which frames they were: they are nobody's
+/// when [`settle`] has returned. In a thread; does not wait for other processors, but for the lock.
+///
+/// # Panics
+///
+/// If a page is not there.
+pub(crate) fn unmap(address: u64, frames: &mut [Gfn]) {
+    with(|space| {
+        for (page, frame) in frames.iter_mut().enumerate() {
+            let at = address + (page * FRAME_SIZE) as u64;
+            // A page that was mapped by itself goes without a table.
+            let Ok(Some(was)) = space.pages.unmap(at, Order::FRAME) else {
+                unreachable!("no page at {at:#x}, which is to be unmapped")
+            };
+            *frame = was.frame;
+        }
+        space.forget(Flush::pages(address, frames.len() as u64));
+    });
+}
+
 /// Takes an extent of RAM, of at most a block, out of the direct map: touching it is a fault once [`settle`] has
 /// returned. In a thread; does not wait for other processors, but for the lock.
 ///

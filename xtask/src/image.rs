@@ -62,8 +62,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let (kernel, config) = (out.join(name), out.join(format!("{name}.cfg")));
     let size =
         std::fs::copy(&image, &kernel).with_context(|| format!("cannot write {}", kernel.display()))?;
-    let quoted = crate::xen::guest::quoted(&kernel.to_string_lossy())?;
-    let text = CONFIG.replace("\"NAME\"", &crate::xen::guest::quoted(name)?);
+    let quoted = crate::xen::xl::quoted(&kernel.to_string_lossy())?;
+    let text = CONFIG.replace("\"NAME\"", &crate::xen::xl::quoted(name)?);
     let text = text.replace("NAME", name).replace("\"KERNEL\"", &quoted);
     std::fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
     println!("{} ({} KiB)\n{}", kernel.display(), size.div_ceil(1024), config.display());

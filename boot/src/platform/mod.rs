@@ -25,6 +25,7 @@ use ebb::arch::trap::TrapFrame;
 use ebb::arch::{interrupts, local as gs};
 use ebb::smp::CpuId;
 use ebb::task::Scheduler;
+use ebb::units::Frames;
 use ebb::xen::wait::Halt;
 use percpu::rcu::Laziness;
 use percpu::{Rcu, WordPool};
@@ -64,6 +65,34 @@ pub fn threads() -> &'static Scheduler<Kernel> {
         Some(scheduler) => scheduler,
         None => unreachable!("threads are prepared before any CPU may use them"),
     }
+}
+
+/// Stacks for threads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StackCounts {
+    /// Stacks that have memory.
+    pub mapped: usize,
+    /// Those of them that are nobody's, neither a thread's nor kept where a thread has ended.
+    pub free: usize,
+}
+
+impl StackCounts {
+    /// The most that are free, but for a moment.
+    pub const MOST_FREE: usize = stacks::MOST_FREE;
+}
+
+/// The stacks of this machine's threads, now.
+#[must_use]
+pub fn stack_counts() -> StackCounts {
+    let (mapped, free) = stacks::counts();
+    StackCounts { mapped, free }
+}
+
+/// Gives back the memory of all stacks that no thread uses, and answers how much that was. In a thread that may block,
+/// with no lock held.
+pub fn trim_stacks() -> Frames {
+    threads().trim(0);
+    stacks::trim(0)
 }
 
 /// The domain of RCU.

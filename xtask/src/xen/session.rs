@@ -1,11 +1,12 @@
 //! One machine with Xen: booted, asked to do things, powered off.
 
 use super::agent::{Agent, Output, Reply};
-use super::guest::{Guest, GuestConfig, Sink};
+use super::guest::{Guest, Sink};
 use super::initramfs;
 use super::memory::{self, Look};
 use super::nested;
 use super::ports::Listeners;
+use super::xl::GuestConfig;
 use crate::qemu::{self, Accelerator, Qemu};
 use crate::setup::Kit;
 use crate::{build, interrupt};
