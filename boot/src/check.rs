@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "memory and instructions that nothing else uses")]
 
 use crate::platform::threads;
-use crate::{Machine, cpus, elastic, heap, image, stacks};
+use crate::{Machine, cpus, elastic, heap, image, space, stacks};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::arch::asm;
@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use ebb::arch::interrupts::{self, HandlerError, PageFault, Resolution};
 use ebb::arch::layout::{DIRECT_MAP, KERNEL_BASE, WINDOW, direct_map};
 use ebb::arch::paging::Access;
+use ebb::arch::trap::PageFaultCode;
 use ebb::boot_info::{MAX_ENTRIES, RamMap};
 use ebb::mm::frame::{Contents, Extent, FrameState, Inconsistency, Request, Use};
 use ebb::port::{MapEntry, MemoryKind, MemoryOps};
@@ -24,9 +25,10 @@ pub type Check = (&'static str, fn(&'static Machine) -> Result<(), &'static str>
 const BOOT: VcpuId = VcpuId::new(0);
 
 /// All checks. Each may run once, in any order. That of page faults leaves a handler behind, which resolves no more.
-pub const CHECKS: [Check; 7] = [
+pub const CHECKS: [Check; 8] = [
     ("boot.interrupts", interrupts_arrive_and_return),
     ("boot.page_faults", page_faults_are_resolved),
+    ("boot.spurious_faults", a_fault_on_what_is_there_is_tried_again),
     ("boot.address_space", the_address_space_keeps_its_promises),
     ("boot.heap", the_heap_gives_and_takes),
     ("boot.frames", frames_are_ram_and_given_once),
@@ -137,6 +139,31 @@ fn page_faults_are_resolved(machine: &'static Machine) -> Result<(), &'static st
     ensure(found == 0x600D, "the page holds something else")?;
     // SAFETY: the last use is over.
     ensure(unsafe { machine.unmap_special(page) } == Some(frame), "the handler mapped elsewhere")
+}
+
+/// An emulator has no such faults. They are told of, and what is said of a page that is there, and of one that is not,
+/// is what the processor would be told.
+fn a_fault_on_what_is_there_is_tried_again(machine: &'static Machine) -> Result<(), &'static str> {
+    let extent = extent(machine, Order::FRAME)?;
+    let address = direct_map(extent.first().start()).ok_or("RAM beyond the direct map")?;
+    let fault = |address, code| {
+        let code = PageFaultCode::new(code);
+        space::try_again(&PageFault { address, code, instruction: 0, interrupts_were_on: true })
+    };
+    const WRITE: u64 = 2;
+    const PROTECTION: u64 = 1;
+    const RESERVED: u64 = 8;
+    ensure(fault(address, WRITE) == Resolution::Resolved, "a page that is there is not tried again")?;
+    ensure(fault(address, WRITE | PROTECTION) == Resolution::Fatal, "what is forbidden is tried again")?;
+    ensure(fault(address, RESERVED | PROTECTION) == Resolution::Fatal, "a corrupt entry is tried again")?;
+    ensure(fault(KERNEL_BASE + (1 << 20), 0) == Resolution::Fatal, "the image is not the direct map")?;
+    space::hide(extent.first(), Order::FRAME).map_err(|_| "no frame for a page table")?;
+    space::settle();
+    let hidden = fault(address, WRITE);
+    space::show(extent.first(), Order::FRAME).map_err(|_| "what was hidden cannot be shown")?;
+    ensure(hidden == Resolution::Fatal, "a page that is not there is tried for ever")?;
+    ensure(fault(address, WRITE) == Resolution::Resolved, "a page that is there again is not tried again")?;
+    give_back(machine, extent)
 }
 
 fn the_address_space_keeps_its_promises(machine: &'static Machine) -> Result<(), &'static str> {

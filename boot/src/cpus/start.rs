@@ -165,10 +165,11 @@ fn pause(pause_ns: u64, over: impl Fn() -> bool) {
 /// segments that serve until its own are loaded.
 pub(super) extern "C" fn begin(number: u64) -> ! {
     let cpu = usize::try_from(number).ok().and_then(CpuId::new);
-    // SAFETY: this is that CPU, and it comes here once.
+    // SAFETY: whoever started it passed its number, and no two have one; a CPU begins here once, for none is started
+    // twice (`State`), and a second startup interrupt is ignored by one that runs.
     let found = cpu.and_then(|cpu| Some((cpu, unsafe { local::install(cpu) }?)));
     let Some((cpu, local)) = found else { cpu::halt_forever() };
-    // SAFETY: its own stacks, in its slot.
+    // SAFETY: a CPU with an area has its whole slot mapped, and these stacks are in no other's.
     unsafe { local.load_tables(slots::emergency_tops(cpu)) };
     if !local.change(State::Starting, State::Online) {
         cpu::halt_forever();

@@ -39,6 +39,12 @@ pub(crate) fn stop_others() -> Stopped {
     Stopped { asked, obeyed: asked.minus(asked.minus(STOPPED.get())) }
 }
 
+/// Whether this CPU has stopped all others, and runs alone for the rest of the machine's life. Any context.
+pub(crate) fn is_alone() -> bool {
+    let others = || local::who().map(|me| super::online().without(me).minus(STOPPED.get()));
+    STOPPING.load(Ordering::SeqCst) && others().is_some_and(|running| running.is_empty())
+}
+
 /// Asks each of `cpus` and waits until all have stopped, or for `bound_ns`.
 fn ask(cpus: CpuSet, bound_ns: u64, how: impl Fn(CpuId, &local::Local)) {
     for cpu in cpus.iter() {

@@ -9,6 +9,7 @@
 //! | `mod.rs` | the balloon, relief for allocations, and the state that others see |
 //! | `worker.rs` | the thread that steps |
 //! | `store.rs` | `memory/target`, and what is published |
+#![expect(unsafe_code, reason = "brings together the three that the balloon's soundness rests on")]
 
 mod store;
 mod worker;
@@ -115,7 +116,9 @@ pub(crate) fn start(machine: &'static Machine) {
     let sizes = store::Sizes::read(domain);
     let facts = facts(machine, on_xen, sizes);
     let plan = StartPlan::new(&facts);
-    let exchange = Exchange::new(on_xen.xen, Ram, machine.frames());
+    // SAFETY: the machine's own three: Xen's memory map made the allocator, whose frames are nobody's but a token's
+    // holder's, and nothing has been ballooned yet.
+    let exchange = unsafe { Exchange::new(on_xen.xen, Ram, machine.frames()) };
     let balloon = BALLOON.call_once(|| Balloon::new(exchange, &plan));
     if plan.is_urgent() {
         pay_debt(balloon, &plan);

@@ -126,7 +126,10 @@ pub(crate) fn prepare(cpus: usize, frames: &'static KernelFrames) {
     SCHEDULER.call_once(|| Scheduler::new(Kernel, SPARE_STACKS));
     cpus::set_threads_timer_handler(|| threads().timer_interrupt());
     cpus::set_kick_handler(|| threads().kick_interrupt());
-    interrupts::set_hooks(interrupt_enter, interrupt_exit);
+    // SAFETY: of the frame, `interrupt_exit` changes the address at which an interrupted fast path goes on, to the
+    // beginning of that path, which may begin anew as long as its last instruction has not been executed
+    // (`percpu::gs`). The thread comes back on another CPU only if it was not pinned: `wants_switch` looks.
+    unsafe { interrupts::set_hooks(interrupt_enter, interrupt_exit) };
 }
 
 /// An interrupt has come, whichever.

@@ -208,7 +208,9 @@ fn give_frame_back(frame: Gfn) {
     let Some(frames) = FRAMES.get() else { unreachable!("stacks are mapped, and there are no frames") };
     let given_back = without_interrupts(|| {
         let cpu = VcpuId::new(gs::cpu().get() as u32);
-        frames.attach(frame, Order::FRAME).map(|extent| frames.free(extent, Contents::Unknown, cpu))
+        // SAFETY: `map_page` detached it, for a page of a free slot that has been unmapped and forgotten by all CPUs.
+        let attached = unsafe { frames.attach(frame, Order::FRAME) };
+        attached.map(|extent| frames.free(extent, Contents::Unknown, cpu))
     });
     assert!(matches!(given_back, Ok(Ok(()))), "the frame of a stack is not the stacks'");
 }

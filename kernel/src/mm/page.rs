@@ -41,8 +41,9 @@ impl<'a> Page<'a> {
     #[must_use]
     pub fn of<M: Mmu>(extent: &'a mut Extent, mmu: &'a M) -> Option<Self> {
         let frame = (extent.order() == Order::FRAME).then_some(extent.first())?;
-        // SAFETY: the token says that the frame is allocated memory of ours, and is borrowed exclusively: who holds it
-        // holds the frame, and nobody who has put objects there lends the token meanwhile.
+        // SAFETY: the token says that the frame is allocated memory of ours (of this machine's: the contract of `Mmu`), and
+        // is borrowed exclusively: who holds it holds the frame, and nobody who has put objects there lends the token
+        // meanwhile.
         let words = unsafe { mmu.words(frame) };
         // SAFETY: as above; a frame in the hands of an owner is neither a hole nor on its way out.
         Some(unsafe { Self::new(frame, words) })

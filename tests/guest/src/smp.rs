@@ -2,6 +2,7 @@
 //!
 //! The cases run with any number of CPUs; with one, those about others have nothing to ask.
 
+use crate::threads::spawn_on;
 use crate::{ensure, failed};
 use alloc::format;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -109,7 +110,9 @@ case!("smp.each_cpu_reaches_its_own_area", |machine| {
         }
         COUNTS[cpu].store(local::preempt_count(), Ordering::Relaxed);
         for _ in 0..1000 * (cpu + 1) {
-            if local::preempt_enable() {
+            #[expect(unsafe_code, reason = "the count is what this is about")]
+            // SAFETY: as often as it was disabled above.
+            if unsafe { local::preempt_enable() } {
                 AGAIN.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -383,6 +386,26 @@ case!(on several CPUs:
     "smp.a_panic_elsewhere_names_the_cpu",
     |machine| on_the_last(machine, |_| fault::panic()),
     Ends::EpitaphElsewhere { what: "panic", through: "fault::panic" }
+);
+
+case!(on several CPUs:
+    "smp.a_panic_is_told_while_another_cpu_prints",
+    |machine| {
+        static LINES: AtomicUsize = AtomicUsize::new(0);
+        let cpus = several(machine)?;
+        let last = cpus.online().iter().last().ok_or("no CPU")?;
+        // It mostly waits for somebody to read, with the console held.
+        let _printer = spawn_on(last, "printer", || {
+            loop {
+                let line = LINES.fetch_add(1, Ordering::Relaxed);
+                log::info!("line {line} of somebody who prints all the time, as fast as the console takes it");
+            }
+        })?;
+        eventually(cpus, "the printer", || LINES.load(Ordering::Relaxed) > 100)?;
+        fault::panic();
+        Err("a panic returned".into())
+    },
+    Ends::Epitaph { what: "panic", through: "fault::panic" }
 );
 
 case!(on several CPUs:

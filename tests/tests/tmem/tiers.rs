@@ -274,7 +274,7 @@ fn a_live_migration_that_comes_to_nothing_loses_no_page() {
     for offset in 1..4 {
         loads(&rig, &front, offset);
     }
-    front.invalidate_area(swap(1));
+    assert_eq!(front.invalidate_area(swap(1)), Ok(()));
     open.close().expect("nobody is inside");
     rig.is_clean(charged);
 }
