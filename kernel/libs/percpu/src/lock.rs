@@ -245,13 +245,13 @@ mod tests {
             // Its first round of waiting lasts until it is told to go on: so does that of a virtual CPU which the
             // hypervisor does not run.
             let waiter = scope.spawn(move || {
-                lock.lock(|round| {
+                drop(lock.lock(|round| {
                     if round == 1 {
                         waits.send(()).unwrap();
                         may_go_on.recv().unwrap();
                     }
                     std::thread::yield_now();
-                });
+                }));
             });
             is_waiting.recv().unwrap();
             assert!(lock.try_lock().is_none(), "it is held");
