@@ -12,8 +12,9 @@ use ebb::mm::frame::{
     SharedGate,
 };
 use ebb::units::{FRAME_SIZE, Frames};
-use spin::mutex::TicketMutex;
+use spin::mutex::SpinMutex;
 use spin::once::Once;
+use spin::relax::RelaxStrategy;
 use x86_64::instructions::interrupts::without_interrupts;
 
 /// The allocator's locks: interrupts stay off while one is held, so that handlers may allocate.
@@ -25,13 +26,23 @@ impl LockKind for KernelLocks {
     type Gate = SharedGate;
 }
 
-/// A fair spin lock that is held with interrupts off.
+/// A spin lock that is held with interrupts off. Whoever finds it free takes it: see [`percpu::lock`].
 #[derive(Debug)]
-pub struct InterruptsOff<T>(TicketMutex<T>);
+pub struct InterruptsOff<T>(SpinMutex<T, Waiting>);
+
+/// Waits for a CPU that the hypervisor may have put aside.
+#[derive(Debug)]
+pub enum Waiting {}
+
+impl RelaxStrategy for Waiting {
+    fn relax() {
+        crate::cpus::relax();
+    }
+}
 
 impl<T> Exclusive<T> for InterruptsOff<T> {
     fn new(value: T) -> Self {
-        Self(TicketMutex::new(value))
+        Self(SpinMutex::new(value))
     }
 
     fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {

@@ -9,7 +9,7 @@
 //! | [`primitive`] | atomics and cells: `core`'s, or loom's |
 //! | [`platform`] | what the crate needs of its surroundings; [`CpuPin`] and [`IrqOff`] |
 //! | [`report`], [`misuse`] | trouble as values: noticed, and refused |
-//! | [`lock`] | a fair spin lock that names a deadlock |
+//! | [`lock`] | a spin lock that names a deadlock |
 //! | [`data`], [`words`] | a value per CPU; which per-CPU words are in use |
 //! | [`gs`] | the fast paths as x86-64 instructions |
 //! | [`rcu`] | grace periods and callbacks |

@@ -49,9 +49,9 @@ pub enum Mutation {
     UnlockedFold,
     /// A bounded add reads the global count before it publishes its own.
     LimitWithoutFence,
-    /// The ticket lock is released relaxed.
+    /// The bare lock is released relaxed.
     RelaxedUnlock,
-    /// The ticket lock is taken relaxed.
+    /// The bare lock is taken relaxed.
     RelaxedLock,
 }
 

@@ -7,7 +7,7 @@ use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use ebb_boot::cases::Not;
-use ebb_boot::{Machine, case, rcu, threads};
+use ebb_boot::{case, rcu, threads};
 use percpu::Start;
 
 /// What a count should be, one operation after the other.
@@ -97,23 +97,22 @@ fn history(seed: u64, operations: u64) -> Result<(), Not> {
 
 /// Histories that run side by side: 125,000 operations, so that the eight cases are a million. All of them at once,
 /// because each waits most of the time: every change of mode waits for grace periods, of tens of milliseconds on Xen,
-/// and those who wait together share one. With more than two CPUs a grace period takes a hundred times as long, on a
-/// machine of two, and a tenth has to do.
-fn histories(machine: &'static Machine, first_seed: u64) -> Result<(), Not> {
+/// and those who wait together share one.
+fn histories(first_seed: u64) -> Result<(), Not> {
     const HISTORIES: u64 = 50;
-    let length = if machine.cpus().count() > 2 { 250 } else { 2_500 };
+    const LENGTH: u64 = 2_500;
     let clean = Clean::begin();
-    let begin = |seed| spawn("history", move || history(seed, length));
+    let begin = |seed| spawn("history", move || history(seed, LENGTH));
     let all: Vec<_> = (first_seed..first_seed + HISTORIES).map(begin).collect::<Result<_, _>>()?;
     all.into_iter().map(Thread::join).collect::<Result<Vec<_>, _>>()?;
     clean.end()
 }
 
-case!("percpu.s010_random_histories_agree_with_the_oracle_1", |machine| histories(machine, 0));
-case!("percpu.s010_random_histories_agree_with_the_oracle_2", |machine| histories(machine, 1_000));
-case!("percpu.s010_random_histories_agree_with_the_oracle_3", |machine| histories(machine, 2_000));
-case!("percpu.s010_random_histories_agree_with_the_oracle_4", |machine| histories(machine, 3_000));
-case!("percpu.s010_random_histories_agree_with_the_oracle_5", |machine| histories(machine, 4_000));
-case!("percpu.s010_random_histories_agree_with_the_oracle_6", |machine| histories(machine, 5_000));
-case!("percpu.s010_random_histories_agree_with_the_oracle_7", |machine| histories(machine, 6_000));
-case!("percpu.s010_random_histories_agree_with_the_oracle_8", |machine| histories(machine, 7_000));
+case!("percpu.s010_random_histories_agree_with_the_oracle_1", |_| histories(0));
+case!("percpu.s010_random_histories_agree_with_the_oracle_2", |_| histories(1_000));
+case!("percpu.s010_random_histories_agree_with_the_oracle_3", |_| histories(2_000));
+case!("percpu.s010_random_histories_agree_with_the_oracle_4", |_| histories(3_000));
+case!("percpu.s010_random_histories_agree_with_the_oracle_5", |_| histories(4_000));
+case!("percpu.s010_random_histories_agree_with_the_oracle_6", |_| histories(5_000));
+case!("percpu.s010_random_histories_agree_with_the_oracle_7", |_| histories(6_000));
+case!("percpu.s010_random_histories_agree_with_the_oracle_8", |_| histories(7_000));
