@@ -132,6 +132,11 @@ pub(crate) fn frontswap() -> Option<&'static Frontswap<'static, Kernel>> {
     PARTS.get().map(|parts| parts.frontswap)
 }
 
+/// Places that there are for pages; none without swap.
+pub(crate) fn slots() -> u64 {
+    PARTS.get().map_or(0, |parts| parts.slots)
+}
+
 fn is_full() -> bool {
     PARTS.get().is_some_and(|parts| parts.pool.is_full())
 }

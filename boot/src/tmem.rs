@@ -21,11 +21,12 @@ use crate::tunables::{switches, tunables};
 use crate::{Machine, paged, swap};
 use alloc::boxed::Box;
 use core::fmt;
+use core::ops::RangeInclusive;
 use ebb::mm::frame::{Contents, Request, Use};
 use ebb::mm::page::Page;
 use ebb::port::PoolKind;
 use ebb::swap::drain::drain;
-use ebb::tmem::frontswap::{Frontswap, Hypervisor};
+use ebb::tmem::frontswap::{Frontswap, Hypervisor, charge};
 use ebb::tmem::tier::Tier;
 use ebb::tmem::{Absent, Open, Pool, Tmem};
 use ebb::tunable::Id;
@@ -157,15 +158,7 @@ impl Service {
 
     /// Empties the pool and closes it. If something stays there, it stays open, too, and that is tried again.
     fn end(&self, state: &mut State, machine: &Machine, frontswap: &Frontswap<'static, Kernel>) {
-        let frames = machine.frames();
-        let room = || {
-            let stats = frames.stats();
-            stats.available() > stats.watermarks.low
-        };
-        let tables = paged::tables();
-        let mut bounce = frames.alloc(Request::new(Use::Kernel, VcpuId::new(0))).ok();
-        let lent = bounce.as_mut().and_then(|frame| Page::of(frame, &tables));
-        match drain(machine.paged(), frontswap, lent, room) {
+        match with_bounce(machine, |bounce| drain(machine.paged(), frontswap, bounce, || has_room(machine))) {
             Ok(held_off) => {
                 if let Some(Err(error)) = state.open.take().map(Open::close) {
                     log::warn!("tmem: the pool is empty, but is still there: {error}");
@@ -182,12 +175,27 @@ impl Service {
                 state.stuck = left;
             }
         }
-        if let Some(frame) = bounce
-            && let Err(rejected) = frames.free(frame, Contents::Unknown, VcpuId::new(0))
-        {
-            unreachable!("a frame that was just allocated is refused: {rejected}");
-        }
     }
+}
+
+/// Whether pages may come home.
+fn has_room(machine: &Machine) -> bool {
+    let stats = machine.frames().stats();
+    stats.available() > stats.watermarks.low
+}
+
+/// Does `work` with a page through which others can pass from tier to tier, if there is a frame for it.
+fn with_bounce<R>(machine: &Machine, work: impl FnOnce(Option<Page<'_>>) -> R) -> R {
+    let frames = machine.frames();
+    let tables = paged::tables();
+    let mut bounce = frames.alloc(Request::new(Use::Kernel, VcpuId::new(0))).ok();
+    let done = work(bounce.as_mut().and_then(|frame| Page::of(frame, &tables)));
+    if let Some(frame) = bounce
+        && let Err(rejected) = frames.free(frame, Contents::Unknown, VcpuId::new(0))
+    {
+        unreachable!("a frame that was just allocated is refused: {rejected}");
+    }
+    done
 }
 
 /// Does what `swap.tmem` says, and removes old pages that could not be removed at the time. For the thread that obeys
@@ -218,6 +226,12 @@ pub fn pages() -> Option<u64> {
     let (service, frontswap) = (SERVICE.get()?, swap::frontswap()?);
     let is_ours = |tier: &&dyn Tier| core::ptr::addr_eq(*tier, &raw const service.tier);
     frontswap.tiers().iter().position(is_ours).map(|number| frontswap.pages_in(number))
+}
+
+/// Frames that Xen charges this domain for what is in tmem, as far as that can be known.
+pub(crate) fn charged() -> RangeInclusive<u64> {
+    let pages = pages().unwrap_or(0) + SERVICE.get().map_or(0, |service| service.pool.doubtful());
+    charge(pages, swap::slots())
 }
 
 /// The lines of `stats` about tmem.

@@ -330,12 +330,13 @@ pub fn figures(machine: &Machine) -> Figures {
     }
 }
 
-/// Says that Xen charges what the balloon counts, or what is wrong. For tests and for people.
+/// Says that Xen charges what the balloon counts and, as far as that can be known, what is in tmem; or what is wrong. For
+/// tests and for people.
 ///
 /// # Errors
 ///
 /// What is wrong; also that there is no balloon.
 pub fn validate() -> Result<(), alloc::string::String> {
     let balloon = BALLOON.get().ok_or("there is no balloon")?;
-    balloon.validate().map(drop).map_err(|wrong| alloc::format!("{wrong}"))
+    balloon.validate_beside(tmem::charged).map(drop).map_err(|wrong| alloc::format!("{wrong}"))
 }

@@ -11,6 +11,7 @@
 //! held it.
 
 use core::fmt;
+use core::ops::RangeInclusive;
 use core::sync::atomic::Ordering;
 
 use super::Balloon;
@@ -19,6 +20,8 @@ use crate::port::MemoryOps;
 use crate::units::Frames;
 use xen_abi::Errno;
 
+/// No frames are charged beside the balloon's.
+const NOTHING: RangeInclusive<u64> = 0..=0;
 /// How often a quiet moment is looked for.
 const LOOKS: u32 = 1000;
 
@@ -85,20 +88,41 @@ impl<P: MemoryOps, D, L: LockKind> Balloon<'_, '_, P, D, L> {
     ///
     /// [`Disagreement`]. [`Busy`](Disagreement::Busy) says nothing about the books.
     pub fn check_accounts(&self) -> Result<Accounts, Disagreement> {
+        self.check_accounts_beside(|| NOTHING)
+    }
+
+    /// The same, where the hypervisor charges frames that the balloon knows nothing of: what it keeps in tmem. `beside`
+    /// says how many, as far as that can be known, and is asked several times: the moment must be quiet there, too.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn check_accounts_beside(
+        &self,
+        beside: impl Fn() -> RangeInclusive<u64>,
+    ) -> Result<Accounts, Disagreement> {
+        let mut found = Disagreement::Busy;
         for _ in 0..LOOKS {
             let begun = self.begun.load(Ordering::SeqCst);
             if self.under_way.load(Ordering::SeqCst) == 0 {
+                let extra = beside();
                 let kept = self.exchange.frames().stats().ballooned;
                 let counted = Frames::new(self.held.load(Ordering::SeqCst));
                 let charged = self.exchange.port().current_reservation().map_err(Disagreement::Unanswered)?;
                 let debt = self.debt.load(Ordering::SeqCst);
-                if self.begun.load(Ordering::SeqCst) == begun {
-                    return self.compare(charged, kept, counted, debt);
+                if self.begun.load(Ordering::SeqCst) == begun && beside() == extra {
+                    match self.compare(charged, kept, counted, debt, &extra) {
+                        // What is charged beside is counted a moment before or after it is charged.
+                        Err(disagreement @ Disagreement::Reservation { .. }) if extra != NOTHING => {
+                            found = disagreement;
+                        }
+                        outcome => return outcome,
+                    }
                 }
             }
             core::hint::spin_loop();
         }
-        Err(Disagreement::Busy)
+        Err(found)
     }
 
     fn compare(
@@ -107,18 +131,26 @@ impl<P: MemoryOps, D, L: LockKind> Balloon<'_, '_, P, D, L> {
         kept: Frames,
         counted: Frames,
         debt: u64,
+        beside: &RangeInclusive<u64>,
     ) -> Result<Accounts, Disagreement> {
         if kept != counted {
             return Err(Disagreement::Table { kept, counted });
         }
         // Frames in doubt may or may not be charged.
         let doubt = self.exchange.doubtful().get();
-        let owed = self.base.checked_sub(counted.get()).and_then(|rest| rest.checked_sub(charged.get()));
+        let rest = self.base.checked_sub(counted.get());
+        // What the balloon's own frames are charged, at the most and at the least.
+        let most = charged.get().saturating_sub(*beside.start());
+        let least = charged.get().saturating_sub(*beside.end());
+        let owed = rest.filter(|rest| *rest >= least).map(|rest| rest.saturating_sub(most));
         match owed {
             Some(owed) if owed <= debt + doubt => {
                 let owed = owed.min(debt);
-                // If somebody has released in the meantime, the debt is theirs to tell.
-                let _ = self.debt.compare_exchange(debt, owed, Ordering::SeqCst, Ordering::SeqCst);
+                let exact = beside.start() == beside.end();
+                if exact {
+                    // If somebody has released in the meantime, the debt is theirs to tell.
+                    let _ = self.debt.compare_exchange(debt, owed, Ordering::SeqCst, Ordering::SeqCst);
+                }
                 Ok(Accounts { reservation: charged, ballooned: counted, debt: Frames::new(owed) })
             }
             _ => {
@@ -134,7 +166,20 @@ impl<P: MemoryOps, D, L: LockKind> Balloon<'_, '_, P, D, L> {
     ///
     /// [`Disagreement`].
     pub fn validate(&self) -> Result<Accounts, Disagreement> {
+        self.validate_beside(|| NOTHING)
+    }
+
+    /// The same, where the hypervisor charges other frames, too: see
+    /// [`check_accounts_beside`](Self::check_accounts_beside).
+    ///
+    /// # Errors
+    ///
+    /// [`Disagreement`].
+    pub fn validate_beside(
+        &self,
+        beside: impl Fn() -> RangeInclusive<u64>,
+    ) -> Result<Accounts, Disagreement> {
         self.exchange.frames().validate().map_err(Disagreement::Frames)?;
-        self.check_accounts()
+        self.check_accounts_beside(beside)
     }
 }

@@ -7,6 +7,7 @@ use super::world::{POOL, SAME, TMEM, World};
 use ebb::mm::paged::{Charge, FaultError, Lost, Region};
 use ebb::port::PoolKind;
 use ebb::swap::pool::Settings;
+use ebb::tmem::frontswap::charge;
 use ebb::tmem::{Open, PoolError};
 use ebb::tunable::Id;
 use ebb::units::Frames;
@@ -139,7 +140,9 @@ fn a_get_that_answers_garbage_is_an_error_of_that_page_and_never_zeros() {
     for (round, answer) in garbage().enumerate() {
         // One page only: it never comes home, whatever was done.
         for fate in [Fate::DoneAndDenied(answer), Fate::NotDone(answer)] {
-            rig.world.port.script(&[fate]);
+            // A frame that it will not write to is tried again.
+            let times = if answer == Err(Errno::EFAULT) { 4 } else { 1 };
+            rig.world.port.script(&vec![fate; times]);
             let lost = lost(rig.reads(0, HARD));
             assert_eq!(lost.holder, "tmem", "{fate:?}: {lost}");
             errors += 1;
@@ -319,5 +322,24 @@ fn given_up_its_pages_go_on_and_come_home_or_it_stays() {
         assert_eq!(rig.reads(page, if page % 2 == 0 { HARD } else { 1 } + 5 * page), Ok(true), "page {page}");
     }
     assert!(world.tunables.is_on(Id::SwapTmem));
+    rig.end();
+}
+
+#[test]
+fn what_tmem_is_charged_is_accounted_for_and_is_not_the_balloons() {
+    let rig = Rig::new();
+    let world = rig.world;
+    (0..PAGES).for_each(|page| rig.write(page, HARD + 5 * page));
+    world.balloon.validate().expect("nothing is there yet");
+    assert_eq!((rig.evict(), rig.in_tmem()), (PAGES, (PAGES, PAGES)));
+    let slots = world.space.slots().count();
+    let told = || charge(world.front.pages_in(TMEM), slots);
+    world.balloon.validate_beside(told).expect("the books balance");
+    assert!(world.balloon.validate().is_err(), "tmem's frames are no frames of the balloon's");
+    assert!(world.balloon.validate_beside(|| 1000..=2000).is_err(), "so much is not charged");
+    assert!(world.balloon.validate_beside(|| 0..=PAGES - 1).is_err(), "and no less than the pages");
+    assert!((0..PAGES).all(|page| rig.reads(page, HARD + 5 * page) == Ok(true)));
+    world.balloon.validate_beside(told).expect("the books balance");
+    world.balloon.validate().expect("nothing is there any more");
     rig.end();
 }

@@ -2,7 +2,7 @@
 
 use crate::rig::{Rig, boot_cpu, fill, key, pattern, persistent, slot, swap};
 use ebb::mm::page::Page;
-use ebb::tmem::frontswap::{Frontswap, Hypervisor, Loaded, Lost, Stored};
+use ebb::tmem::frontswap::{Frontswap, Hypervisor, Loaded, Lost, Stored, charge};
 use ebb::tmem::tier::{Load, Loss, Refusal, Slot, Store, SwapType, Tier};
 use ebb::tmem::{Get, Put};
 use percpu::host::Host;
@@ -292,6 +292,39 @@ fn a_get_of_an_ephemeral_page_into_a_frame_that_was_not_written_to_is_no_hazard(
     rig.model.tmem_log_dirty(true);
     assert_eq!((pool.get(key(1, 2), &mut other), pattern(&other)), (Get::Miss, Some(2)), "as it was");
     assert_eq!((pool.get(key(1, 1), &mut other), pattern(&other)), (Get::Hit, Some(1)));
+    open.close().expect("nobody is inside");
+    rig.is_clean(charged);
+}
+
+#[test]
+fn what_pages_are_charged_lies_in_the_range_that_is_told() {
+    const SLOTS: u64 = 2000;
+    let rig = Rig::xen412();
+    let _cpu = boot_cpu(rig.host);
+    let (charged, pool) = (rig.charged(), rig.pool());
+    let open = persistent(&pool);
+    rig.set_headroom(4000);
+    let tmem = Hypervisor::new(&pool);
+    let tiers: [&dyn Tier; 1] = [&tmem];
+    let front = Frontswap::new(rig.host, &tiers);
+    front.init(swap(1), SLOTS).expect("a swap type");
+    let fits = |step: &str| {
+        let (pages, extra) = (front.pages_in(0), rig.charged() - charged);
+        let told = charge(pages, SLOTS);
+        assert!(told.contains(&extra), "{step}: {extra} frames for {pages} pages, and told {told:?}");
+    };
+    fits("nothing");
+    for offset in 0..SLOTS {
+        assert_eq!(store(&rig, &front, offset), Stored::Done);
+        fits("in order");
+    }
+    // Few are left, and spread over all that there was.
+    for offset in (0..SLOTS).filter(|offset| offset % 97 != 0) {
+        front.invalidate_page(slot(offset));
+        fits("thinned out");
+    }
+    front.invalidate_area(swap(1)).expect("the model flushes");
+    fits("empty");
     open.close().expect("nobody is inside");
     rig.is_clean(charged);
 }

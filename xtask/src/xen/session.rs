@@ -217,6 +217,11 @@ impl Session {
         self.ready_after
     }
 
+    /// What every guest's command line ends with.
+    pub(crate) fn guest_words(&self) -> &str {
+        &self.guest_words
+    }
+
     /// What runs the machine's instructions.
     pub(crate) const fn accelerator(&self) -> Accelerator {
         self.accelerator

@@ -1,5 +1,6 @@
 //! The hypervisor's tmem as a tier: one persistent pool for all swap types.
 
+use core::ops::RangeInclusive;
 use percpu::Platform;
 
 use super::super::answer::{Get, Put, Refused};
@@ -41,6 +42,22 @@ fn key(slot: Slot) -> Option<PageKey> {
     let offset = u32::try_from(slot.offset).ok()?;
     let object = object(slot.swap, u64::from(offset) & SPREAD_MASK);
     Some(PageKey { object, index: offset >> SPREAD_BITS })
+}
+
+/// Frames that Xen charges the domain for so many pages of a swap type with `slots` places: the pages, and what names them.
+///
+/// How many names share a frame depends on what came and went between, so this is a range. At the least, descriptors lie
+/// densely, and the hypervisor compresses (`tmem_compress=1` on its command line) so well that pages cost nothing; at the
+/// most, every descriptor, every node of an object's tree (which has 64 children) and every object has a frame to itself.
+#[must_use]
+pub fn charge(pages: u64, slots: u64) -> RangeInclusive<u64> {
+    /// A descriptor with what the allocator adds, and the usable bytes of a frame.
+    const DESCRIPTOR: u64 = 96;
+    const USABLE: u64 = 4064;
+    let index_bits = u64::from(u64::BITS - (slots.saturating_sub(1) >> SPREAD_BITS).leading_zeros());
+    let nodes = index_bits.div_ceil(6).max(1);
+    let objects = pages.min(SPREAD_MASK + 1);
+    (pages * DESCRIPTOR).div_ceil(USABLE)..=pages * (2 + nodes) + objects
 }
 
 fn refusal(why: Refused) -> Refusal {
@@ -121,5 +138,12 @@ mod tests {
         assert_eq!(key(slot(0x25)), Some(PageKey { object: [0x15, 0, 0], index: 2 }));
         assert_eq!(key(slot(0xFFFF_FFFF)), Some(PageKey { object: [0x1F, 0, 0], index: 0x0FFF_FFFF }));
         assert_eq!(key(slot(1 << 32)), None);
+    }
+
+    #[test]
+    fn no_pages_cost_nothing_and_one_costs_two_frames_to_five() {
+        assert_eq!(charge(0, 48_640), 0..=0);
+        assert_eq!(charge(1, 48_640), 1..=5, "page, descriptor, two nodes and the object");
+        assert_eq!(charge(1000, 16), 24..=3016);
     }
 }

@@ -50,7 +50,7 @@ use crate::mm::page::Page;
 use xen_abi::Errno;
 
 pub use self::books::{Census, Imbalance};
-pub use self::hypervisor::Hypervisor;
+pub use self::hypervisor::{Hypervisor, charge};
 pub use self::map::MAX_TIERS;
 pub use self::moving::{MOVES_PER_STORE, Relief};
 pub use self::outcome::{Counters, InitError, Loaded, Lost, Stored};
