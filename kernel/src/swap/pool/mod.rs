@@ -26,7 +26,9 @@ mod checksum;
 mod entry;
 mod error;
 mod evict;
+mod hole;
 mod log;
+mod lz4;
 mod scratch;
 mod settings;
 mod shard;
@@ -49,7 +51,7 @@ use spin::mutex::{SpinMutex, SpinMutexGuard};
 
 use self::checksum::checksum;
 use self::entry::{EntryId, GENERATIONS, Used};
-use self::scratch::{Scratch, unpack};
+use self::scratch::Scratch;
 use self::settings::Dials;
 use self::shard::{HEADER, Header, Object, Shard, TAG};
 use self::supply::{Short, Supply};
@@ -158,7 +160,7 @@ impl<F: PoolFrames, P: Cpus> fmt::Debug for Pool<F, P> {
 }
 
 impl<F: PoolFrames, P: Cpus> Pool<F, P> {
-    /// An empty pool. Work memory of 21 KiB for each CPU comes from the heap here and never later; its tables, a
+    /// An empty pool. Work memory of 16 KiB for each CPU comes from the heap here and never later; its tables, a
     /// hundred and twenty-eighth of what is in the pool, as it takes frames.
     ///
     /// # Errors
@@ -206,9 +208,10 @@ impl<F: PoolFrames, P: Cpus> Pool<F, P> {
     pub fn store_tagged(&self, page: &Page, tag: u32) -> Result<Handle, Refused> {
         let pin = CpuPin::new(self.cpus);
         let mut scratch = self.scratch(&pin);
-        let length = scratch.pack(page, tag, self.dials.most_bytes()).map_err(|bytes| {
+        let most = self.dials.most_bytes();
+        let length = scratch.pack(page, tag, most).ok_or_else(|| {
             count(&self.counts.refused_incompressible);
-            Refused::Incompressible { bytes }
+            Refused::Incompressible { most }
         })?;
         let Scratch { object, spare, .. } = &mut *scratch;
         let stamp = self.clock.fetch_add(1, Ordering::Relaxed);
@@ -218,12 +221,11 @@ impl<F: PoolFrames, P: Cpus> Pool<F, P> {
             let mut tries = 0;
             while tries < 2 {
                 let mut shard = self.hold(&self.shards[index]);
-                let frames = shard.counts.log_frames;
                 match shard.insert(&self.supply, object, length, self.sum(), stamp) {
                     Ok((id, generation)) => {
-                        let grown = shard.counts.log_frames > frames;
+                        let is_untidy = shard.dead() > shard.dead_allowed(self.dials.overhead_percent());
                         drop(shard);
-                        if grown {
+                        if is_untidy {
                             self.tidy(index, spare);
                         }
                         count(&self.counts.stores);
@@ -433,7 +435,7 @@ impl<F: PoolFrames, P: Cpus> Pool<F, P> {
             _ => return Err(Fault::Corrupt(Corruption::Header)),
         }
         let compressed = data.get(TAG..).ok_or(Fault::Corrupt(Corruption::Entry))?;
-        unpack(compressed, into).map_err(Fault::Corrupt)
+        lz4::unpack(compressed, into).map_err(|lz4::Damaged| Fault::Corrupt(Corruption::Encoding))
     }
 
     /// Slides a shard together as far as the settings want.
