@@ -7,19 +7,12 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::Page;
-use crate::units::FRAME_SIZE;
 
-/// Words of a page.
-const WORDS: usize = FRAME_SIZE / 8;
-
-/// Words that are looked at first: a page that differs does so early.
+/// Words that are looked at first: a page that differs does so early, mostly.
 const FIRST: usize = 8;
 
-/// Words that are looked at next, before all others.
+/// Words that have been looked at before all others are.
 const NEXT: usize = 64;
-
-/// Words that are looked at side by side: as many as there are registers for, without vectors.
-const LANES: usize = 4;
 
 /// The word that fills the page, if one does: every aligned 8 bytes are equal.
 #[must_use]
@@ -32,24 +25,12 @@ pub fn detect(page: &Page) -> Option<u64> {
     (are(first, word) && are(next, word) && are(rest, word)).then_some(word)
 }
 
-/// Whether all of these words are `word`; only whole [`LANES`] count.
+/// Whether all of these words are `word`.
 #[inline]
 fn are(words: &[[u8; 8]], word: u64) -> bool {
-    // Neither a decision nor a chain inside, so that the processor may do much at a time.
-    let (mut ones, mut zeros) = ([0; LANES], [u64::MAX; LANES]);
-    let (parts, _) = words.as_chunks::<LANES>();
-    for part in parts {
-        for (lane, other) in part.iter().enumerate() {
-            ones[lane] |= u64::from_ne_bytes(*other);
-            zeros[lane] &= u64::from_ne_bytes(*other);
-        }
-    }
-    // Bits that are set somewhere and clear somewhere, or never as in the word.
-    ones.iter().zip(zeros).fold(0, |all, (ones, zeros)| all | (ones ^ zeros) | (ones ^ word)) == 0
+    // No decision inside, so that the processor may look at several words at a time.
+    words.iter().fold(0, |differ, other| differ | (u64::from_ne_bytes(*other) ^ word)) == 0
 }
-
-const _: () =
-    assert!(FIRST.is_multiple_of(LANES) && NEXT.is_multiple_of(LANES) && WORDS.is_multiple_of(LANES));
 
 /// Writes the word all over the page.
 #[inline]
