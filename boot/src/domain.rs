@@ -60,7 +60,7 @@ impl DomainClock {
             let Some(vcpu) = this_vcpu(&self.channels) else {
                 unreachable!("there are no more CPUs than records of vCPUs in the shared-info page")
             };
-            read(PvClock::new(&vcpu, cpu::time_stamp as fn() -> u64, &LATEST))
+            read(PvClock::new(&vcpu, cpu::time_stamp_after_loads as fn() -> u64, &LATEST))
         })
     }
 

@@ -13,7 +13,8 @@
 //! }
 //! ```
 //!
-//! and is linked by this package's `link.ld` (its path is the build metadata `script`).
+//! and is linked by this package's `link.ld` (its path is the build metadata `script`). `boot/example` is a whole one,
+//! and `docs/applications.md` explains it.
 #![no_std]
 
 extern crate alloc;

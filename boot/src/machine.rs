@@ -4,6 +4,7 @@
 use crate::cpus::{self, Cpus};
 use crate::domain::Domain;
 use crate::frames::KernelFrames;
+use crate::image;
 use core::ptr::NonNull;
 use ebb::arch::layout::direct_map;
 use ebb::arch::paging::window::{Window, WindowFull};
@@ -44,7 +45,7 @@ pub struct Machine {
 #[derive(Debug)]
 struct Nothing;
 
-// SAFETY: gives nothing.
+// SAFETY: a source that never gives a frame gives none that is not free, and none twice.
 unsafe impl FrameSource for Nothing {
     fn frame(&mut self) -> Option<Gfn> {
         None
@@ -61,7 +62,8 @@ impl Machine {
         frames: &'static KernelFrames,
         root: Gfn,
     ) -> Self {
-        // SAFETY: the direct map covers the tables, and of them only the window's is changed, under the lock.
+        // SAFETY: the direct map covers the tables. Only the window's is changed through this view, under the lock; the
+        // others are looked at, with interrupts off (`with_window`). The view is this module's alone.
         let tables = unsafe { DirectTables::new(Nothing) };
         let window = SpinMutex::new(Window::new(AddressSpace::from_root(root, tables)));
         Self { boot_info, hypervisor, frames, root, window, domain: Once::new() }
@@ -102,16 +104,19 @@ impl Machine {
         self.frames
     }
 
-    /// The content of the module that the loader brought as number `index`, if there is one and all of it is RAM.
+    /// The content of the module that the loader brought as number `index`, if there is one and all of it is RAM that the
+    /// direct map shows and the image does not have.
     #[must_use]
     pub fn module(&self, index: usize) -> Option<&'static [u8]> {
         let module = self.boot_info.modules().nth(index)?;
-        let in_ram = module.frames.iter().all(|frame| self.boot_info.ram().contains(frame));
-        let start = direct_map(module.start).filter(|_| in_ram)?;
+        let (ram, image) = (self.boot_info.ram(), image::frames());
+        let sound =
+            |frame: Gfn| ram.contains(frame) && !image.contains(frame) && direct_map(frame.start()).is_some();
+        let start = direct_map(module.start).filter(|_| module.frames.iter().all(sound))?;
         let start = core::ptr::with_exposed_provenance::<u8>(start as usize);
         let size = usize::try_from(module.size).ok()?;
-        // SAFETY: RAM, so the direct map shows it; its frames were left out of what is free, so nobody ever writes to
-        // them, and they never leave the machine.
+        // SAFETY: RAM that the direct map shows. Its frames were left out of what is free, and are not the image's, so
+        // nobody ever writes to them, and they never leave the machine.
         Some(unsafe { core::slice::from_raw_parts(start, size) })
     }
 

@@ -7,12 +7,13 @@ use crate::entry::BOOTSTRAP_MAPPED;
 use crate::frames::{self, FramesError, KernelFrames};
 use crate::{heap, image, space as kernel_space, stacks};
 use core::fmt;
-use ebb::arch::layout::direct_map;
+use ebb::arch::interrupts::HandlerError;
+use ebb::arch::layout::{DIRECT_MAP_SIZE, direct_map};
 use ebb::arch::paging::space::{self, Plan};
 use ebb::arch::paging::{AddressSpace, MapError};
 use ebb::arch::tables::{self, DirectTables, FrameSource};
 use ebb::boot_info::{BootInfo, PhysRead, RamMap, TooManyRanges, Unreadable};
-use ebb::units::{FRAME_SHIFT, Frames, Gfn, PhysAddr};
+use ebb::units::{FRAME_SHIFT, FrameRange, Frames, Gfn, PhysAddr};
 
 /// Physical memory through the bootstrap page tables.
 pub(crate) struct Bootstrap(());
@@ -64,6 +65,8 @@ pub(crate) enum MemoryError {
     Heap,
     /// The frame allocator could not be made.
     Frames(FramesError),
+    /// Page faults have too many handlers.
+    Handlers(HandlerError),
 }
 
 impl fmt::Display for MemoryError {
@@ -73,6 +76,7 @@ impl fmt::Display for MemoryError {
             Self::Tables(error) => write!(f, "page tables: {error}"),
             Self::Frames(error) => write!(f, "frames: {error}"),
             Self::Heap => f.write_str("not enough RAM for the heap"),
+            Self::Handlers(error) => write!(f, "page faults have too many handlers: {error:?}"),
         }
     }
 }
@@ -99,6 +103,9 @@ pub(crate) unsafe fn set_up(
     on_xen: bool,
 ) -> Result<Memory, MemoryError> {
     let mut free = info.usable(image::frames()).map_err(MemoryError::Ranges)?;
+    // What the direct map cannot show, whatever the loader says of it, is nobody's.
+    let unseen = FrameRange::new(Gfn::new(DIRECT_MAP_SIZE >> FRAME_SHIFT), info.ram().end());
+    free.remove(unseen).map_err(MemoryError::Ranges)?;
     let cpus = slots::reserve(topology, on_xen, &mut free);
     // SAFETY: the bootstrap page tables show all frames below their bound, writable, and nobody else runs.
     let tables = unsafe { DirectTables::new(LowFrames(free)) };
@@ -115,7 +122,7 @@ pub(crate) unsafe fn set_up(
     let frames = unsafe { frames::start(info.ram(), &mut free, topology.wanted) };
     let frames = frames.map_err(MemoryError::Frames)?;
     // SAFETY: just activated, and the direct map shows it.
-    unsafe { kernel_space::start(root, frames) };
+    unsafe { kernel_space::start(root, frames) }.map_err(MemoryError::Handlers)?;
     heap::grow_from(frames, info.ram().frames());
     Ok(Memory { root, frames, cpus })
 }

@@ -45,7 +45,8 @@ pub(crate) fn tables() -> WindowTables {
 
 // SAFETY: the direct map shows every frame that the allocator gives out, at one place, writable, and is a view of its
 // own beside the window; the directories are made by `space` in entries of the root table that belong to the window
-// alone, as the layout says, and are never taken away; `cpus::flush` returns when all CPUs have forgotten.
+// alone, as the layout says, and are never taken away; `cpus::flush` returns when all CPUs have forgotten. Values are
+// made in this crate only (`tables`), which has one allocator.
 unsafe impl Mmu for WindowTables {
     unsafe fn words(&self, frame: Gfn) -> &Words {
         // SAFETY: mapped, aligned to a page, never unmapped while the caller has the frame (its promise), and of a type

@@ -16,7 +16,7 @@ use crate::tunables::tunables;
 use crate::{Machine, cpus, elastic, paged, swap};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use ebb::mm::paged::Reclaimed;
-use ebb::task::{Next, Worker};
+use ebb::task::{Held, Next, Worker};
 use ebb::tunable::Id;
 use ebb::units::Frames;
 use spin::once::Once;
@@ -86,8 +86,12 @@ pub fn reclaim(want: Frames) -> Reclaimed {
     }
 }
 
-/// Takes pages out of memory for a thread that needs `want` frames, and says whether another try makes sense. May block.
+/// Makes memory free for a thread that needs `want` frames, and says whether another try makes sense: stacks that nobody
+/// uses go, or else pages leave. May block.
 pub(crate) fn relieve(want: Frames) -> bool {
+    if platform::trim_stacks() > Frames::ZERO {
+        return true;
+    }
     if !swap::is_on() || !tunables().is_on(Id::SwapEvict) {
         return false;
     }
@@ -125,6 +129,11 @@ pub(crate) fn pass_on_calls(may: impl FnOnce() -> bool) {
     if CALL.load(Ordering::Relaxed) && may() && CALL.swap(false, Ordering::Acquire) {
         wake();
     }
+}
+
+/// Has the thread stand still, if there is one.
+pub(crate) fn hold() -> Option<Held<'static, Kernel>> {
+    WORKER.get().map(Worker::hold)
 }
 
 /// One step of the thread: it goes on until the high watermark is free, and then until swap has room.

@@ -12,13 +12,16 @@
 
 use crate::cpus;
 use crate::frames::KernelFrames;
-use ebb::arch::layout::direct_map;
-use ebb::arch::paging::{Access, AddressSpace, MapError, OutOfTables};
+use core::sync::atomic::{AtomicU64, Ordering};
+use ebb::arch::interrupts::{self, HandlerError, PageFault, Resolution};
+use ebb::arch::layout::{direct_map, direct_mapped};
+use ebb::arch::paging::{Access, AddressSpace, MapError, Mapping, OutOfTables};
 use ebb::arch::tables::{DirectTables, FrameSource};
 use ebb::mm::frame::{Contents, Request, Use};
 use ebb::smp::Flush;
 use ebb::units::{FRAME_SIZE, FrameRange, Gfn, Order, VcpuId};
 use spin::mutex::SpinMutex;
+use spin::once::Once;
 use x86_64::instructions::interrupts::without_interrupts;
 
 /// Page tables that are kept for the next need.
@@ -76,10 +79,9 @@ impl TableFrames {
     /// Keeps a table for later, or gives its frame back.
     fn keep(&mut self, table: Gfn) {
         let Err(table) = self.spare.push(table) else { return };
-        let given_back = self
-            .frames
-            .attach(table, Order::FRAME)
-            .map(|extent| self.frames.free(extent, Contents::Unknown, this_cpu()));
+        // SAFETY: `frame` detached it to be a table, and `settle` has had all processors forget it as one.
+        let attached = unsafe { self.frames.attach(table, Order::FRAME) };
+        let given_back = attached.map(|extent| self.frames.free(extent, Contents::Unknown, this_cpu()));
         assert!(matches!(given_back, Ok(Ok(()))), "a page table's frame is not the page tables'");
     }
 }
@@ -147,17 +149,64 @@ fn with_room<R>(change: impl FnOnce(&mut Space) -> R) -> Option<R> {
 
 /// Takes charge of the address space whose root is `root`.
 ///
+/// # Errors
+///
+/// If page faults have too many handlers.
+///
 /// # Safety
 ///
 /// `root` is the root of the page tables in use, and the direct map shows all of them. Called once.
-pub(crate) unsafe fn start(root: Gfn, frames: &'static KernelFrames) {
+pub(crate) unsafe fn start(root: Gfn, frames: &'static KernelFrames) -> Result<(), HandlerError> {
     let source = TableFrames { frames, spare: Shelf::EMPTY };
     // SAFETY: the direct map covers the tables, and goes on to: frames of tables are never hidden. This view changes
-    // only parts that no other view does, and is used under the lock.
+    // only parts that no other view does, and is used under the lock, with interrupts off; it is this module's alone,
+    // which takes away what `hide` was told to.
     let tables = unsafe { DirectTables::new(source) };
     let pages = AddressSpace::from_root(root, tables);
     let space = Space { pages, stale: None, retired: Shelf::EMPTY };
     without_interrupts(|| *SPACE.lock() = Some(space));
+    ROOT.call_once(|| root);
+    interrupts::add_page_fault_handler(try_again)
+}
+
+/// Resolves a fault on a page of the direct map that is there.
+///
+/// When a block that was mapped by a table is shown as one again, a processor may still have the way to that table in
+/// mind, from a guess that led there, and find nothing in it, although no translation was cached. The fault makes it
+/// forget the way (Intel SDM volume 3, 4.10.4.1), so that the second try succeeds; and `show` need not wait for
+/// everybody.
+pub(crate) fn try_again(fault: &PageFault) -> Resolution {
+    let missing = !(fault.code.is_protection() || fault.code.is_reserved_bit());
+    if missing && direct_mapped(fault.address).is_some() && look(fault.address).is_some() {
+        SPURIOUS.fetch_add(1, Ordering::Relaxed);
+        return Resolution::Resolved;
+    }
+    Resolution::Fatal
+}
+
+/// Faults on pages that were there.
+static SPURIOUS: AtomicU64 = AtomicU64::new(0);
+static ROOT: Once<Gfn> = Once::new();
+
+/// What an address is mapped to, by the tables as they are now. Any context, also with the lock held.
+fn look(address: u64) -> Option<Mapping> {
+    let root = *ROOT.get()?;
+    without_interrupts(|| {
+        // SAFETY: looks only, with interrupts off and without answering a flush, so that what is a table when the look
+        // comes to it stays one until the look is over: see `settle`.
+        let tables = unsafe { DirectTables::new(NoTables) };
+        AddressSpace::from_root(root, tables).look_up(address)
+    })
+}
+
+/// Who only looks needs no table.
+struct NoTables;
+
+// SAFETY: a source that never gives a frame gives none that is not free, and none twice.
+unsafe impl FrameSource for NoTables {
+    fn frame(&mut self) -> Option<Gfn> {
+        None
+    }
 }
 
 /// Maps consecutive frames at `address`, page by page, for reading and writing. Any context; never blocks.
@@ -176,6 +225,26 @@ pub(crate) fn map(address: u64, frames: FrameRange) -> Result<(), MapError> {
         Ok(())
     })
     .unwrap_or(Err(MapError::OutOfTables))
+}
+
+/// Takes consecutive pages at `address` away that [`map`] has mapped, and says which frames they were: they are nobody's
+/// when [`settle`] has returned. In a thread; does not wait for other processors, but for the lock.
+///
+/// # Panics
+///
+/// If a page is not there.
+pub(crate) fn unmap(address: u64, frames: &mut [Gfn]) {
+    with(|space| {
+        for (page, frame) in frames.iter_mut().enumerate() {
+            let at = address + (page * FRAME_SIZE) as u64;
+            // A page that was mapped by itself goes without a table.
+            let Ok(Some(was)) = space.pages.unmap(at, Order::FRAME) else {
+                unreachable!("no page at {at:#x}, which is to be unmapped")
+            };
+            *frame = was.frame;
+        }
+        space.forget(Flush::pages(address, frames.len() as u64));
+    });
 }
 
 /// Takes an extent of RAM, of at most a block, out of the direct map: touching it is a fault once [`settle`] has
@@ -209,7 +278,8 @@ pub(crate) fn hide(first: Gfn, order: Order) -> Result<(), OutOfTables> {
 }
 
 /// Puts an extent of RAM back into the direct map, for reading and writing. Any context; waits for nobody but a
-/// holder of the lock, so that memory can come back where an allocation needs it.
+/// holder of the lock, so that memory can come back where an allocation needs it. A processor that still believes in a
+/// table that is gone finds out by a fault: see [`try_again`].
 ///
 /// # Errors
 ///

@@ -41,7 +41,7 @@ fn bring_up(start_info: PhysAddr) -> &'static Machine {
 
     let boot_info = read_boot_info(start_info, hypervisor.as_ref());
     let settings = options::apply(boot_info.command_line());
-    // SAFETY: on the bootstrap page tables still.
+    // SAFETY: only `set_up`, below, leaves the bootstrap page tables.
     let topology = unsafe { Topology::discover(hypervisor.as_ref(), &boot_info, settings.cpu_limit()) };
     let ram = boot_info.ram().frames();
     // SAFETY: the one call, on the bootstrap page tables, alone; the start info has been copied.
@@ -59,7 +59,7 @@ fn bring_up(start_info: PhysAddr) -> &'static Machine {
 
     static MACHINE: Once<Machine> = Once::new();
     let machine = MACHINE.call_once(|| {
-        // SAFETY: just activated; once.
+        // SAFETY: the root that `set_up` has activated, which nobody leaves; this runs once.
         unsafe { Machine::new(boot_info, hypervisor, memory.frames, memory.root) }
     });
     check_console(settings.console, hypervisor.is_some());

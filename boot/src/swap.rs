@@ -120,7 +120,10 @@ fn make(machine: &'static Machine) -> Result<Parts, SwapError> {
     frontswap.init(swap, count).map_err(SwapError::Frontswap)?;
     let space = keep(SwapSpace::new(frontswap, swap, slots, is_full));
     space.keep_ahead();
-    machine.paged().set_swap(space).map_err(SwapError::Frames)?;
+    // SAFETY: frontswap answers a load from the one tier that took the page, by the slot's own record; slots are given out
+    // once until they are freed. The pool has a checksum of each page and loses it rather than answer another; tmem is
+    // the hypervisor, on whose honesty all memory of this guest rests.
+    unsafe { machine.paged().set_swap(space) }.map_err(SwapError::Frames)?;
     Ok(Parts { frontswap, space, same, pool, slots: count })
 }
 

@@ -14,10 +14,10 @@
 //! | [`symbols`] | function names by address, for the epitaph |
 //! | [`smp`] | several CPUs: messages, calls, TLB shootdown |
 //! | [`arch`] | x86-64: page tables, traps, address layout |
-//! | [`mm`] | page frames and the kernel heap |
+//! | [`mm`] | page frames, the kernel heap, and paged memory for the application |
 //! | [`balloon`] | memory that the guest does not need goes back to the hypervisor, and returns |
 //! | [`daemon`] | the worker: observe, decide, move |
-//! | [`swap`] | where pages go that are not in memory: the tiers behind frontswap |
+//! | [`swap`] | where pages go that are not in memory: slots, and the guest's own tiers |
 //! | [`task`] | threads: scheduling, sleep, and what they wait for one another with |
 //! | [`shell`] | the shell on the console |
 //! | [`tmem`] | transcendent memory: the client, frontswap, cleancache |

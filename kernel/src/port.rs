@@ -417,14 +417,16 @@ pub trait HvmOps {
     ///
     /// # Errors
     ///
-    /// As [`get_param`](Self::get_param).
+    /// As [`get_param`](Self::get_param). Without asking: `EINVAL` for a callback at the vector of an exception, `EPERM`
+    /// for a parameter that names memory for others to write.
     fn set_param(&self, param: HvmParam, value: u64) -> Result<(), Errno>;
 
     /// Has events for `vcpu` delivered as interrupt `vector`, through its local APIC.
     ///
     /// # Errors
     ///
-    /// `EINVAL` for a vector below 16, `ENOENT` for an unknown vCPU.
+    /// `EINVAL` for a vector below 32, `ENOENT` for an unknown vCPU. Xen itself would take those from 16 on, too, which
+    /// are exceptions', and some of their entries expect an error code that an interrupt does not bring.
     fn set_upcall_vector(&self, vcpu: VcpuId, vector: u8) -> Result<(), Errno>;
 
     /// What Xen has at a frame. Does not populate it.

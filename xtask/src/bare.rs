@@ -20,7 +20,7 @@ const SUCCESS: u32 = 0x10;
 /// The exit device's port.
 const EXIT_PORT: u32 = 0xF4;
 /// QEMU's output has closed, so its status is there at once.
-const STATUS_BOUND: Duration = Duration::from_secs(10);
+const STATUS_BOUND: Duration = Duration::from_secs(60);
 
 /// What to boot.
 #[derive(Clone, Debug)]

@@ -11,6 +11,7 @@ mod guest;
 mod subject;
 mod swap;
 
+use crate::setup::Hypervisor;
 use crate::{build, paths};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -45,6 +46,8 @@ pub(crate) struct Args {
     mib: Vec<u32>,
     #[command(flatten)]
     density: density::Options,
+    #[command(flatten)]
+    hypervisor: Hypervisor,
     /// Write the records to this file, as a list.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -65,6 +68,7 @@ const FIELDS: [&str; 11] =
 pub(crate) fn run(args: &Args) -> Result<()> {
     let out = args.out.clone().unwrap_or_else(|| paths::workspace().join("out/bench"));
     std::fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
+    args.hypervisor.choose();
     let records = match args.suite {
         Suite::Core => {
             let mut records = core::run()?;

@@ -19,6 +19,8 @@ use std::process::{Command, Stdio};
 pub(crate) enum Image {
     /// Ebb with its built-in workloads.
     Ebb,
+    /// The application of docs/applications.md.
+    Example,
     /// The test cases that run in a guest.
     GuestTests,
 }
@@ -28,6 +30,7 @@ impl Image {
     fn names(self) -> (&'static str, &'static str) {
         match self {
             Self::Ebb => ("ebb-boot", "ebb"),
+            Self::Example => ("ebb-example", "ebb-example"),
             Self::GuestTests => ("ebb-guest-tests", "ebb-guest-tests"),
         }
     }
@@ -120,7 +123,15 @@ impl Args {
 /// If Cargo fails, or the check finds something; the message says what.
 pub(crate) fn build(image: Image) -> Result<Built> {
     setup::ensure_target()?;
-    let debug = run_cargo(image)?;
+    finished(run_cargo(image)?)
+}
+
+/// Adds symbols to the file that Cargo has linked as `debug`, and checks that a loader will take what comes of it.
+///
+/// # Errors
+///
+/// If it is no image; the message says why.
+pub(crate) fn finished(debug: PathBuf) -> Result<Built> {
     let linked = std::fs::read(&debug).with_context(|| format!("cannot read {}", debug.display()))?;
     let (bytes, sizes) = finish(&linked).with_context(|| format!("{} is no image", debug.display()))?;
     let path = debug.with_extension("elf");

@@ -2,20 +2,25 @@
 
 use crate::{build, paths};
 use anyhow::{Context, Result};
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
 /// The options of `image`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// An image of your own, as Cargo has linked it, instead of building Ebb with its workloads. Gets the names of its
+    /// functions, for backtraces. See docs/applications.md.
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
     /// Where the files go [default: out/image in the workspace].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
 
-/// The configuration's text; `KERNEL` stands for the image's path.
-const CONFIG: &str = r#"# Ebb on a real Xen host: edit, then `xl create ebb.cfg -c`.
+/// The configuration's text; `KERNEL` stands for the image's path, and `NAME` for its file's name.
+const CONFIG: &str = r#"# Ebb on a real Xen host: edit, then `xl create NAME.cfg -c`.
 
-name = "ebb"
+name = "NAME"
 type = "pvh"
 kernel = "KERNEL"
 
@@ -25,19 +30,19 @@ cmdline = ""
 
 # Memory at the start and the most it may ever have, in MiB. With memory == maxmem the guest gets all of it at
 # the start and gives back what it does not need. With memory < maxmem it starts on `memory` alone, populated on
-# demand, and can grow once `xl mem-set` allows it, up to `maxmem`. While it runs, `xl mem-set ebb N` sets its ceiling anywhere up to maxmem, and
-# `xl list` shows what it really holds.
+# demand, and can grow once `xl mem-set` allows it, up to `maxmem`. While it runs, `xl mem-set NAME N` sets its
+# ceiling anywhere up to maxmem, and `xl list` shows what it really holds.
 memory = 256
 maxmem = 256
 
 vcpus = 1
 
 # Keep a crashed guest, with its memory, for `xl console`, `xl dump-core` and xenctx; remove it with
-# `xl destroy ebb`.
+# `xl destroy NAME`.
 on_crash = "preserve"
 
-# The console is the PV console: `xl console ebb`. The very first words of a boot, before the console is up, go to
-# the hypervisor's log (`xl dmesg`), which has them if Xen was booted with guest_loglvl=all.
+# The console is the PV console: `xl console NAME`. The very first words of a boot, before the console is up,
+# go to the hypervisor's log (`xl dmesg`), which has them if Xen was booted with guest_loglvl=all.
 "#;
 
 /// Runs the command.
@@ -46,14 +51,20 @@ on_crash = "preserve"
 ///
 /// If the image does not build or the files cannot be written.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let image = build::build(build::Image::Ebb)?.image;
+    let image = match &args.from {
+        Some(linked) => build::finished(linked.clone())?.image,
+        None => build::build(build::Image::Ebb)?.image,
+    };
+    let name = image.file_stem().and_then(OsStr::to_str).context("the image's name is no UTF-8")?;
     let out = args.out.clone().unwrap_or_else(|| paths::workspace().join("out/image"));
     std::fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
     let out = out.canonicalize().with_context(|| format!("cannot find {}", out.display()))?;
-    let (kernel, config) = (out.join("ebb"), out.join("ebb.cfg"));
+    let (kernel, config) = (out.join(name), out.join(format!("{name}.cfg")));
     let size =
         std::fs::copy(&image, &kernel).with_context(|| format!("cannot write {}", kernel.display()))?;
-    let text = CONFIG.replace("\"KERNEL\"", &crate::xen::guest::quoted(&kernel.to_string_lossy())?);
+    let quoted = crate::xen::xl::quoted(&kernel.to_string_lossy())?;
+    let text = CONFIG.replace("\"NAME\"", &crate::xen::xl::quoted(name)?);
+    let text = text.replace("NAME", name).replace("\"KERNEL\"", &quoted);
     std::fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
     println!("{} ({} KiB)\n{}", kernel.display(), size.div_ceil(1024), config.display());
     Ok(())

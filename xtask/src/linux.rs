@@ -41,7 +41,7 @@ pub(crate) struct Extras {
 ///
 /// If the kit has no busybox, or the file cannot be written.
 pub(crate) fn write_initramfs(kit: &Kit, extras: &Extras, to: &Path) -> Result<()> {
-    let busybox = initramfs::find_busybox(&kit.xen.with_file_name("root"))?;
+    let busybox = initramfs::find_busybox(&kit.root())?;
     let busybox = std::fs::read(&busybox).with_context(|| format!("cannot read {}", busybox.display()))?;
     std::fs::write(to, archive(&busybox, extras)?).with_context(|| format!("cannot write {}", to.display()))
 }

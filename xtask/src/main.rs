@@ -5,6 +5,8 @@ mod bench;
 mod build;
 mod console;
 mod cpio;
+#[cfg(test)]
+mod docs;
 mod image;
 mod interrupt;
 mod linux;

@@ -35,6 +35,7 @@ struct Found {
 /// If anything fails, a guest included.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let plan = args.plan()?;
+    args.hypervisor.choose();
     let image = match &args.image {
         Some(image) => image.clone(),
         None => build::build(build::Image::Ebb)?.image,

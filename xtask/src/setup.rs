@@ -7,11 +7,13 @@
 
 mod elf;
 mod guest_modules;
+mod hypervisor;
 mod kernel;
 mod packages;
 
 pub(crate) use elf::Closure;
 pub(crate) use guest_modules::guest_modules;
+pub(crate) use hypervisor::Hypervisor;
 pub(crate) use kernel::Modules;
 
 use crate::xen::initramfs;
@@ -58,6 +60,9 @@ pub(crate) struct Kit {
     pub(crate) linux: PathBuf,
     /// The base of dom0's initramfs, to which each run adds its own files.
     pub(crate) initramfs: PathBuf,
+    /// More of Xen's command line.
+    #[serde(skip)]
+    pub(crate) xen_words: String,
 }
 
 impl Kit {
@@ -67,6 +72,16 @@ impl Kit {
         let kit: Self = serde_json::from_slice(&text).ok()?;
         let whole = [&kit.xen, &kit.linux, &kit.initramfs].iter().all(|file| file.is_file());
         (kit.format == FORMAT && whole).then_some(kit)
+    }
+
+    /// The directory of its own in which all of it lies.
+    pub(crate) fn home(&self) -> &Path {
+        self.initramfs.parent().unwrap_or(Path::new("."))
+    }
+
+    /// The packages' files, unpacked.
+    pub(crate) fn root(&self) -> PathBuf {
+        self.home().join("root")
     }
 }
 
@@ -105,7 +120,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Makes sure that everything is there and says where the Xen kit is.
+/// Makes sure that everything is there and says where the Xen kit is, with the hypervisor that was chosen.
 ///
 /// # Errors
 ///
@@ -113,6 +128,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 pub(crate) fn ensure() -> Result<Kit> {
     ensure_target()?;
     ensure_qemu()?;
+    hypervisor::put_chosen(ensure_kit()?, &directory())
+}
+
+/// The distribution's kit.
+fn ensure_kit() -> Result<Kit> {
     let directory = directory();
     if let Some(kit) = Kit::load(&directory) {
         return Ok(kit);
@@ -224,7 +244,15 @@ fn make_kit(directory: &Path) -> Result<Kit> {
     for leftover in [&linux_root, &home.join("packages")] {
         std::fs::remove_dir_all(leftover).with_context(|| format!("cannot remove {}", leftover.display()))?;
     }
-    let kit = Kit { format: FORMAT, xen_version: offer.version, linux_version, xen, linux, initramfs: base };
+    let kit = Kit {
+        format: FORMAT,
+        xen_version: offer.version,
+        linux_version,
+        xen,
+        linux,
+        initramfs: base,
+        xen_words: String::new(),
+    };
     let record = directory.join(RECORD);
     let fresh = directory.join("kit.json.new");
     std::fs::write(&fresh, serde_json::to_vec_pretty(&kit)?)

@@ -13,6 +13,7 @@ mod system;
 mod xen;
 
 use crate::paths;
+use crate::setup::Hypervisor;
 use anyhow::{Context, Result, ensure};
 use host::Suite;
 use outcome::{Results, Rung};
@@ -24,7 +25,7 @@ const HOST: Suite<'_> = Suite {
     packages: &["ebb", "xen-abi", "percpu", "ebb-policy", "ebb-workload", "xtask", "ebb-dom0"],
     arguments: &[],
     cfg: None,
-    bound: Duration::from_secs(120),
+    bound: Duration::from_secs(300),
     doctests: true,
     shown: None,
 };
@@ -35,7 +36,7 @@ const LOOM: Suite<'_> = Suite {
     packages: &["percpu", "ebb"],
     arguments: &["--release", "--test", "loom"],
     cfg: Some("loom"),
-    bound: Duration::from_secs(300),
+    bound: Duration::from_secs(600),
     doctests: false,
     shown: Some("loom: "),
 };
@@ -51,6 +52,11 @@ pub(crate) struct Args {
     /// Have the soak in guests run for this many seconds, instead of a few.
     #[arg(long, value_name = "N")]
     soak_s: Option<u32>,
+    /// More of the command line of every guest on Xen; it comes last, and so counts.
+    #[arg(long, value_name = "STR", default_value = "")]
+    cmdline: String,
+    #[command(flatten)]
+    hypervisor: Hypervisor,
     /// Write all results to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -67,6 +73,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let out = paths::workspace().join(&args.out);
     std::fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
+    args.hypervisor.choose();
     let filter = args.filter.as_deref();
     let mut results = Results::default();
     for rung in Rung::ALL {
@@ -81,7 +88,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Rung::Model => host::run(rung, &MODEL, filter, &mut results),
             Rung::Loom => host::run(rung, &LOOM, filter, &mut results),
             Rung::Qemu => qemu::run(filter, args.soak_s, &out, &mut results),
-            Rung::Xen => xen::run(filter, args.soak_s, &out, &mut results),
+            Rung::Xen => xen::run(filter, args.soak_s, &args.cmdline, &out, &mut results),
         };
         // A rung that cannot be run is a failure of its own, and the others still have something to say.
         if let Err(error) = ran {

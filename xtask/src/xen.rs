@@ -7,13 +7,15 @@
 
 mod agent;
 pub(crate) mod fate;
-pub(crate) mod guest;
+mod guest;
 pub(crate) mod initramfs;
 mod memory;
 mod nested;
 mod ports;
 mod session;
+pub(crate) mod xl;
 
-pub(crate) use guest::{Ending, Guest, GuestConfig};
+pub(crate) use guest::Guest;
 pub(crate) use memory::Look;
 pub(crate) use session::{DOM0_MIB, HostConfig, Session, XEN_LOG, XEN_MIB};
+pub(crate) use xl::{Ending, GuestConfig};

@@ -138,8 +138,8 @@ pub(super) fn send_nmi(cpu: CpuId, local: &Local) {
 
 fn send_apic(local: &Local, ipi: Ipi) {
     let (Some(apic), Ok(target)) = (apic(), u8::try_from(local.apic.load(Ordering::Relaxed))) else { return };
-    // SAFETY: an interrupt for which every CPU has an entry, neither INIT nor startup. If it does not go out,
-    // whoever waits for an answer says so.
+    // SAFETY: the doorbell's vector, for which every CPU has an entry, or the NMI; neither INIT nor startup. If it does
+    // not go out, whoever waits for an answer says so.
     let _ = without_interrupts(|| unsafe { apic.send(target, ipi) });
 }
 

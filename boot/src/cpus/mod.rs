@@ -36,7 +36,7 @@ use x86_64::instructions::interrupts::{are_enabled, without_interrupts};
 /// How long another CPU may take for a function, in nanoseconds. A host may leave one waiting for seconds.
 const CALL_BOUND_NS: u64 = 20_000_000_000;
 /// How long all CPUs together may take to forget translations.
-const FLUSH_BOUND_NS: u64 = 20_000_000_000;
+pub(crate) const FLUSH_BOUND_NS: u64 = 20_000_000_000;
 
 /// CPUs that the machine has, used or not.
 static PRESENT: AtomicUsize = AtomicUsize::new(1);

@@ -16,8 +16,9 @@ use ebb::xen::transport::Instruction;
 use x86_64::registers::control::{Cr0, Cr4, Efer, EferFlags};
 use xen_abi::vcpu::{CONTEXT_64, HvmContext};
 
-/// How long all of them together may take to come up. An emulated one takes milliseconds.
-const START_BOUND_NS: u64 = 5_000_000_000;
+/// How long all of them together may take to come up. An emulated one takes milliseconds, but a busy host may leave one
+/// waiting for seconds.
+const START_BOUND_NS: u64 = 20_000_000_000;
 /// How long a processor needs between INIT and startup, and before a second startup is tried (Intel SDM volume 3,
 /// 9.4.4.1).
 const INIT_NS: u64 = 10_000_000;
@@ -164,10 +165,11 @@ fn pause(pause_ns: u64, over: impl Fn() -> bool) {
 /// segments that serve until its own are loaded.
 pub(super) extern "C" fn begin(number: u64) -> ! {
     let cpu = usize::try_from(number).ok().and_then(CpuId::new);
-    // SAFETY: this is that CPU, and it comes here once.
+    // SAFETY: whoever started it passed its number, and no two have one; a CPU begins here once, for none is started
+    // twice (`State`), and a second startup interrupt is ignored by one that runs.
     let found = cpu.and_then(|cpu| Some((cpu, unsafe { local::install(cpu) }?)));
     let Some((cpu, local)) = found else { cpu::halt_forever() };
-    // SAFETY: its own stacks, in its slot.
+    // SAFETY: a CPU with an area has its whole slot mapped, and these stacks are in no other's.
     unsafe { local.load_tables(slots::emergency_tops(cpu)) };
     if !local.change(State::Starting, State::Online) {
         cpu::halt_forever();

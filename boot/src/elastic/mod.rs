@@ -9,6 +9,7 @@
 //! | `mod.rs` | the balloon, relief for allocations, and the state that others see |
 //! | `worker.rs` | the thread that steps |
 //! | `store.rs` | `memory/target`, and what is published |
+#![expect(unsafe_code, reason = "brings together the three that the balloon's soundness rests on")]
 
 mod store;
 mod worker;
@@ -28,7 +29,7 @@ use ebb::boot_info::MAX_ENTRIES;
 use ebb::mm::exchange::Exchange;
 use ebb::mm::paged::{Context, Overcommit, Shortage};
 use ebb::port::{MapEntry, MemoryKind, MemoryOps};
-use ebb::task::MutexGuard;
+use ebb::task;
 use ebb::tunable::{Group, Id};
 use ebb::units::{FRAME_SIZE, Frames};
 use ebb::xen::Xen;
@@ -59,18 +60,20 @@ pub fn balloon() -> Option<&'static KernelBalloon> {
     BALLOON.get()
 }
 
-/// The worker stands still while this lives.
+/// The threads that move memory of their own accord stand still while this lives.
 #[derive(Debug)]
+#[must_use = "they go on when this is dropped"]
 pub struct Held {
-    /// Whoever steps needs these.
-    _lists: MutexGuard<'static, Scratch, platform::Kernel>,
+    _balloon: Option<task::Held<'static, platform::Kernel>>,
+    _reclaim: Option<task::Held<'static, platform::Kernel>>,
 }
 
-/// Has the worker stand still, who would go on to the toolstack's target: for those who test and measure the balloon. It
-/// still gives to an allocation that finds nothing free. For threads; waits until the worker's step is over.
-#[must_use]
+/// Has the threads stand still that move memory of their own accord: the balloon's worker, who goes on to the toolstack's
+/// target and has idle pages leave, and the one that reclaims ahead. For those who test and measure, and for `validate`
+/// of what these two change. An allocation that finds nothing free still gets memory from the balloon, and has pages
+/// leave. For threads that may block, and that are none of the two; waits until their steps are over.
 pub fn hold() -> Held {
-    Held { _lists: SCRATCH.lock() }
+    Held { _balloon: worker::hold(), _reclaim: reclaim::hold() }
 }
 
 /// What is on and what is off, and why, once that is known.
@@ -113,7 +116,9 @@ pub(crate) fn start(machine: &'static Machine) {
     let sizes = store::Sizes::read(domain);
     let facts = facts(machine, on_xen, sizes);
     let plan = StartPlan::new(&facts);
-    let exchange = Exchange::new(on_xen.xen, Ram, machine.frames());
+    // SAFETY: the machine's own three: Xen's memory map made the allocator, whose frames are nobody's but a token's
+    // holder's, and nothing has been ballooned yet.
+    let exchange = unsafe { Exchange::new(on_xen.xen, Ram, machine.frames()) };
     let balloon = BALLOON.call_once(|| Balloon::new(exchange, &plan));
     if plan.is_urgent() {
         pay_debt(balloon, &plan);

@@ -10,7 +10,7 @@ use ebb::balloon::{Budget, Evacuate, Outcome, StartPlan};
 use ebb::daemon::{Cause, Daemon, Observed, Progress, Toolstack};
 use ebb::mm::frame::SparseBlock;
 use ebb::port::MemoryOps;
-use ebb::task::{Next, Worker};
+use ebb::task::{Held, Next, Worker};
 use ebb::tunable::{Group, Id};
 use ebb::units::{BLOCK_FRAMES, Frames, Kib};
 use policy::boot::{Selection, Switch};
@@ -108,6 +108,11 @@ pub(super) fn urgent() {
     if let Some(worker) = WORKER.get() {
         worker.run_now();
     }
+}
+
+/// Has the worker stand still, if there is one.
+pub(super) fn hold() -> Option<Held<'static, Kernel>> {
+    WORKER.get().map(Worker::hold)
 }
 
 impl Shared {

@@ -25,6 +25,7 @@ use ebb::arch::trap::TrapFrame;
 use ebb::arch::{interrupts, local as gs};
 use ebb::smp::CpuId;
 use ebb::task::Scheduler;
+use ebb::units::Frames;
 use ebb::xen::wait::Halt;
 use percpu::rcu::Laziness;
 use percpu::{Rcu, WordPool};
@@ -66,6 +67,34 @@ pub fn threads() -> &'static Scheduler<Kernel> {
     }
 }
 
+/// Stacks for threads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StackCounts {
+    /// Stacks that have memory.
+    pub mapped: usize,
+    /// Those of them that are nobody's, neither a thread's nor kept where a thread has ended.
+    pub free: usize,
+}
+
+impl StackCounts {
+    /// The most that are free, but for a moment.
+    pub const MOST_FREE: usize = stacks::MOST_FREE;
+}
+
+/// The stacks of this machine's threads, now.
+#[must_use]
+pub fn stack_counts() -> StackCounts {
+    let (mapped, free) = stacks::counts();
+    StackCounts { mapped, free }
+}
+
+/// Gives back the memory of all stacks that no thread uses, and answers how much that was. In a thread that may block,
+/// with no lock held.
+pub fn trim_stacks() -> Frames {
+    threads().trim(0);
+    stacks::trim(0)
+}
+
 /// The domain of RCU.
 #[must_use]
 pub fn rcu() -> &'static Rcu<Kernel> {
@@ -97,7 +126,10 @@ pub(crate) fn prepare(cpus: usize, frames: &'static KernelFrames) {
     SCHEDULER.call_once(|| Scheduler::new(Kernel, SPARE_STACKS));
     cpus::set_threads_timer_handler(|| threads().timer_interrupt());
     cpus::set_kick_handler(|| threads().kick_interrupt());
-    interrupts::set_hooks(interrupt_enter, interrupt_exit);
+    // SAFETY: of the frame, `interrupt_exit` changes the address at which an interrupted fast path goes on, to the
+    // beginning of that path, which may begin anew as long as its last instruction has not been executed
+    // (`percpu::gs`). The thread comes back on another CPU only if it was not pinned: `wants_switch` looks.
+    unsafe { interrupts::set_hooks(interrupt_enter, interrupt_exit) };
 }
 
 /// An interrupt has come, whichever.
@@ -169,7 +201,7 @@ pub(crate) fn run_main(machine: &'static Machine) -> ! {
 }
 
 /// How long the other CPUs may take to bring their idle threads online.
-const ADOPT_BOUND_NS: u64 = 5_000_000_000;
+const ADOPT_BOUND_NS: u64 = 20_000_000_000;
 
 fn run(machine: &'static Machine) {
     crate::elastic::start(machine);

@@ -25,7 +25,8 @@ unsafe impl Cpus for Kernel {
 
     #[inline]
     unsafe fn preempt_enable(self) {
-        if gs::preempt_enable() {
+        // SAFETY: the caller's promise.
+        if unsafe { gs::preempt_enable() } {
             preemption_is_on();
         }
     }

@@ -1,4 +1,5 @@
 //! What the scheduler needs of the machine.
+#![expect(unsafe_code, reason = "ends sections without preemption, and tells RCU of quiescent states")]
 
 use super::{Kernel, RCU, stacks, threads};
 use crate::cpus;
@@ -29,7 +30,8 @@ impl Cpus for Kernel {
 
     #[inline]
     fn preempt_enable(self) {
-        if gs::preempt_enable() {
+        // SAFETY: the trait's contract: the scheduler's guards, each once for one `preempt_disable` of its own.
+        if unsafe { gs::preempt_enable() } {
             preemption_is_on();
         }
     }

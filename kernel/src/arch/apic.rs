@@ -5,6 +5,7 @@
 //! CPU its own, or model-specific registers if the firmware has switched to x2APIC mode.
 #![expect(unsafe_code, reason = "device registers")]
 
+use super::trap::Exception;
 use core::ptr::NonNull;
 use x86_64::registers::model_specific::{ApicBase, ApicBaseFlags, Msr};
 
@@ -69,9 +70,10 @@ pub struct LocalApic {
     page: Option<NonNull<u8>>,
 }
 
-// SAFETY: the page shows each CPU its own registers, and each access is one volatile word.
+// SAFETY: the page is mapped on every CPU, and shows each its own registers.
 unsafe impl Send for LocalApic {}
-// SAFETY: as above.
+// SAFETY: no two CPUs reach the same register, each access is one volatile word, and two that an interrupt comes between
+// are a command and its target, which [`LocalApic::send`] wants interrupts off for.
 unsafe impl Sync for LocalApic {}
 
 impl LocalApic {
@@ -123,7 +125,16 @@ impl LocalApic {
 
     /// Turns this CPU's APIC on: spurious interrupts come as `spurious`, timer interrupts as `timer`, and nothing
     /// of the old interrupt controllers comes through.
+    ///
+    /// # Panics
+    ///
+    /// If one of the vectors is an exception's. The entries of some expect an error code, which an interrupt has not:
+    /// they would take the return address for it.
     pub fn enable(self, spurious: u8, timer: u8) {
+        assert!(
+            [spurious, timer].into_iter().all(|vector| Exception::new(vector).is_none()),
+            "interrupts at vectors {spurious} and {timer}, which exceptions have"
+        );
         let settings = [
             (TASK_PRIORITY, 0),
             (LINT0, MASKED),
@@ -133,7 +144,8 @@ impl LocalApic {
             (SPURIOUS, ENABLED | u32::from(spurious)),
         ];
         for (register, value) in settings {
-            // SAFETY: vectors lead to entries that keep all registers, whichever they are; nothing is sent.
+            // SAFETY: these vectors lead to entries that keep all registers and expect what an interrupt pushes, or,
+            // beyond the table, to an exception with a name. Nothing is sent.
             unsafe { self.write(register, value) }
         }
     }
@@ -162,7 +174,7 @@ impl LocalApic {
     /// # Safety
     ///
     /// [`Ipi::Init`] and [`Ipi::Startup`] go to a CPU that runs nothing of ours, the latter with code at that page
-    /// which may run there.
+    /// which may run there. The number in [`Ipi::Vector`] is no exception's.
     pub unsafe fn send(self, target: u8, ipi: Ipi) -> bool {
         let Some(_page) = self.page else {
             let command = u64::from(target) << 32 | u64::from(ipi.command());

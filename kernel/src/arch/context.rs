@@ -14,7 +14,8 @@
 //!   stack was cut off, and the processor has left the stack for good.
 //!
 //! What remains is not about memory: whoever passes the wrong context to [`Context::switch`] only gives the
-//! suspended code another name. And what must hold of the *processor* across a switch (interrupts off, nothing
+//! suspended code another name; and of two processors that leave through one context at the same moment, one loses
+//! its code: it is never resumed, and its stack, whose own context runs for ever, is never had back. And what must hold of the *processor* across a switch (interrupts off, nothing
 //! pinned) is for the scheduler to see to.
 #![expect(unsafe_code, reason = "the stack pointer changes under the compiler's feet")]
 

@@ -77,6 +77,17 @@ pub fn time_stamp() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
+/// The time stamp counter, not read before the loads that precede it in program order have their values: what
+/// [`Tsc`](crate::xen::clock::Tsc) wants.
+#[must_use]
+pub fn time_stamp_after_loads() -> u64 {
+    let (low, high): (u64, u64);
+    // SAFETY: as above. LFENCE lets nothing after it begin before what precedes it is through (Intel SDM volume 2; AMD
+    // where DE_CFG[1] is set, as Xen sets it). No `nomem`: the compiler keeps the loads in front of it, too.
+    unsafe { asm!("lfence", "rdtsc", out("rax") low, out("rdx") high, options(nostack, preserves_flags)) }
+    high << 32 | low
+}
+
 /// The number of this processor (its initial APIC id), from CPUID: valid before anything is set up.
 #[must_use]
 pub fn id() -> u32 {

@@ -65,7 +65,12 @@ struct Hooks {
 /// Has every interrupt call `enter` before its handler and `exit` after it, both with interrupts off. What `exit`
 /// leaves in the frame is where the interrupted code goes on; it may return much later, and on another processor.
 /// Exceptions call neither. Only the first call counts.
-pub fn set_hooks(enter: fn(), exit: fn(&mut TrapFrame)) {
+///
+/// # Safety
+///
+/// The code that was interrupted may go on with the registers that `exit` leaves in the frame, and on the processor on
+/// which it returns.
+pub unsafe fn set_hooks(enter: fn(), exit: fn(&mut TrapFrame)) {
     HOOKS.call_once(|| Hooks { enter, exit });
 }
 

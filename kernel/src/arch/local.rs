@@ -107,10 +107,15 @@ pub fn preempt_disable() {
 
 /// Ends what [`preempt_disable`] began, and answers whether preemption is on again. Whether a switch is due is for
 /// the caller to ask.
+///
+/// # Safety
+///
+/// Exactly one call for one [`preempt_disable`], by the code that made it: read sections of RCU, and all that is one
+/// CPU's own, rest on the count of others, too.
 #[inline(always)]
-pub fn preempt_enable() -> bool {
+pub unsafe fn preempt_enable() -> bool {
     let on: u8;
-    // SAFETY: subtracts from the head of this CPU's area. A compiler barrier, as above.
+    // SAFETY: subtracts from the head of this CPU's area, where our caller has added. A compiler barrier, as above.
     unsafe { asm!("dec dword ptr gs:[12]", "setz {}", out(reg_byte) on, options(nostack)) }
     on != 0
 }

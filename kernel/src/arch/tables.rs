@@ -30,8 +30,12 @@ impl<S: FrameSource> DirectTables<S> {
     ///
     /// # Safety
     ///
-    /// The direct map covers every table that will be reached, writable, and the tables are reached by one
-    /// processor at a time.
+    /// - The direct map covers every table that will be reached, writable.
+    /// - Each part of the address space is changed by one processor at a time. Looking needs no lock, but interrupts off
+    ///   where tables may be taken away: a table that was serves nothing else before every processor has answered a
+    ///   flush, and one that is looking does not answer.
+    /// - Who has the value, or an address space over it, reaches through it tables of that address space only, and takes
+    ///   no mapping away that somebody uses: its functions are safe to call and write wherever they are told to.
     pub const unsafe fn new(source: S) -> Self {
         Self { source }
     }
@@ -52,7 +56,7 @@ impl<S: FrameSource> DirectTables<S> {
         let base = direct_map(table.start());
         let Some(base) = base else { unreachable!("page tables lie within the direct map") };
         let pointer = core::ptr::with_exposed_provenance_mut::<u64>(base as usize).wrapping_add(index);
-        // SAFETY: in the direct map (constructor), aligned, never used as anything else, atomics only.
+        // SAFETY: in the direct map and a table, now or until the next flush (constructor); aligned; atomics only.
         unsafe { AtomicU64::from_ptr(pointer) }
     }
 }

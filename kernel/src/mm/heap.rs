@@ -63,7 +63,8 @@ impl<L: LockKind> Extents for FromFrames<'_, '_, L> {
 ///
 /// `base` and `capacity` never change; the range does not wrap and nobody else uses it. After `map(offset, …)`
 /// succeeded, the bytes from `base + offset` on, as many as the extent has, are readable, writable, and the caller's
-/// alone for as long as the arena exists.
+/// alone for as long as the arena exists. So a value of the type is in the hands of those only whose extents come from
+/// the allocator that was given the memory of this machine.
 pub unsafe trait Arena {
     /// Where the range begins; a multiple of 4096.
     fn base(&self) -> NonNull<u8>;

@@ -43,8 +43,9 @@ impl<'a> Page<'a> {
     #[must_use]
     pub fn of<M: Mmu>(extent: &'a mut Extent, mmu: &'a M) -> Option<Self> {
         let frame = (extent.order() == Order::FRAME).then_some(extent.first())?;
-        // SAFETY: the token says that the frame is allocated memory of ours, and is borrowed exclusively: who holds it
-        // holds the frame, and nobody who has put objects there lends the token meanwhile.
+        // SAFETY: the token says that the frame is allocated memory of ours (of this machine's: the contract of `Mmu`), and
+        // is borrowed exclusively: who holds it holds the frame, and nobody who has put objects there lends the token
+        // meanwhile.
         let words = unsafe { mmu.words(frame) };
         // SAFETY: as above; a frame in the hands of an owner is neither a hole nor on its way out.
         Some(unsafe { Self::new(frame, words) })
@@ -97,15 +98,25 @@ impl<'a> Page<'a> {
         unsafe { tmem.put(pool, key, self.frame) }
     }
 
-    /// Has tmem fill the page. The answer is the hypervisor's: see [`TmemOps::get`].
+    /// Has tmem fill the page. The answer is the hypervisor's: see [`TmemOps::get`]. What is not filled is as it was.
+    ///
+    /// The page is written to before. While a toolstack has the domain's writes logged, as it does to migrate it live, Xen
+    /// takes a frame that was not written to lately for none that it may write to, and refuses (`EFAULT`); from a private
+    /// ephemeral pool the page would be lost besides.
     ///
     /// # Errors
     ///
     /// As there.
     pub fn copy_in<T: TmemOps>(&mut self, tmem: &T, pool: PoolId, key: PageKey) -> Result<u64, Errno> {
+        let [first, ..] = self.words;
+        first.fetch_xor(1, Ordering::Relaxed);
         // SAFETY: ordinary, writable memory of ours, borrowed exclusively; the words are atomics, so that no
         // reference to plain contents lives through the call.
-        unsafe { tmem.get(pool, key, self.frame) }
+        let answer = unsafe { tmem.get(pool, key, self.frame) };
+        if answer != Ok(1) {
+            first.fetch_xor(1, Ordering::Relaxed);
+        }
+        answer
     }
 
     /// Fills the page with a word.

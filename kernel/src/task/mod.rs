@@ -49,7 +49,7 @@ pub use scheduler::{NoMemory, Scheduler};
 pub use semaphore::{Completion, Semaphore};
 pub use spawn::{JoinHandle, SpawnError};
 pub use wait::WaitQueue;
-pub use worker::{Next, Worker};
+pub use worker::{Held, Next, Worker};
 
 #[cfg(test)]
 mod tests;

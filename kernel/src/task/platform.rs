@@ -39,6 +39,9 @@ pub trait Cpus: Copy + Send + Sync + 'static {
 
     /// Takes one from the preemption count; if that makes it 0 and interrupts are on, calls
     /// [`Scheduler::preempt_point`].
+    ///
+    /// For [`Pin`] alone, once for each [`preempt_disable`](Self::preempt_disable) of its own: others count on the
+    /// count, too.
     fn preempt_enable(self);
 
     /// The preemption count. At a switch of threads it is 0 on both sides, so it is the CPU's and the thread's.

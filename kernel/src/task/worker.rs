@@ -2,7 +2,7 @@
 //!
 //! At most one run is pending at a time: asking again before it begins changes its time. A run that is asked for
 //! while one is under way follows it. The function says after each run whether and when it wants another, which
-//! counts unless somebody has asked in the meantime.
+//! counts unless somebody has asked in the meantime. Who must see the function's work at rest holds the worker.
 
 use super::lock::SpinLock;
 use super::platform::Platform;
@@ -47,6 +47,27 @@ struct Runs {
     stopping: bool,
     begun: u64,
     ended: u64,
+    /// How many want that no run begins.
+    holds: u32,
+}
+
+/// No run of a worker begins or goes on while this lives; see [`Worker::hold`].
+#[must_use = "the worker goes on when this is dropped"]
+pub struct Held<'a, P: Platform> {
+    shared: &'a Shared<P>,
+}
+
+impl<P: Platform> core::fmt::Debug for Held<'_, P> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Held").finish_non_exhaustive()
+    }
+}
+
+impl<P: Platform> Drop for Held<'_, P> {
+    fn drop(&mut self) {
+        self.shared.state.lock().holds -= 1;
+        self.shared.asked.wake_one();
+    }
 }
 
 impl<P: Platform> core::fmt::Debug for Worker<P> {
@@ -136,6 +157,24 @@ impl<P: Platform> Worker<P> {
         was_pending
     }
 
+    /// Has the worker stand still: blocks until no run is under way, and none begins until what this answers is dropped.
+    /// What is due meanwhile stays pending. Several may hold a worker at a time. Who holds it must not
+    /// [`flush`](Self::flush) it, which waits for a run.
+    ///
+    /// # Panics
+    ///
+    /// If the function itself calls it.
+    pub fn hold(&self) -> Held<'_, P> {
+        self.refuse_own_thread("hold");
+        let mut state = self.shared.state.lock();
+        state.holds += 1;
+        let under_way = state.begun;
+        drop(state);
+        let held = Held { shared: &self.shared };
+        self.shared.ended.wait_until(|| self.shared.state.lock().ended >= under_way);
+        held
+    }
+
     /// Whether a run is pending. Any context.
     #[must_use]
     pub fn is_pending(&self) -> bool {
@@ -182,26 +221,27 @@ impl<P: Platform> Shared<P> {
     /// Waits until a run is due, and begins it; answers false when the worker must end.
     fn wait_for_run(&self) -> bool {
         loop {
-            let seen = {
+            let (due_ns, held) = {
                 let mut state = self.state.lock();
                 if state.stopping {
                     return false;
                 }
-                if state.due_ns.is_some_and(|due| due <= self.platform.now_ns()) {
+                let held = state.holds > 0;
+                if !held && state.due_ns.is_some_and(|due| due <= self.platform.now_ns()) {
                     (state.due_ns, state.running, state.cancelled) = (None, true, false);
                     state.begun += 1;
                     return true;
                 }
-                state.due_ns
+                (state.due_ns, held)
             };
             let changed = || {
                 let state = self.state.lock();
-                state.stopping || state.due_ns != seen
+                state.stopping || state.due_ns != due_ns || (state.holds > 0) != held
             };
-            match seen {
+            match due_ns {
                 // Whether it changed or the time has come, the next round finds out.
-                Some(due_ns) => drop(self.asked.wait_until_deadline(due_ns, changed)),
-                None => self.asked.wait_until(changed),
+                Some(due_ns) if !held => drop(self.asked.wait_until_deadline(due_ns, changed)),
+                _ => self.asked.wait_until(changed),
             }
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! `EBB_WRITE_DOCS=1 cargo test -p ebb tunable::docs` writes it anew.
 
-use super::{Declaration, Group, Initial, TABLE, Text};
-use crate::cmdline::Kind;
+use super::{Declaration, Group, Initial, SWITCHES, TABLE, Text};
+use crate::cmdline::{BASE, Kind, Opt};
 use std::fmt::Write as _;
 use std::string::{String, ToString};
 use std::{format, fs};
@@ -32,6 +32,18 @@ a script that runs between `xl create -p` and `xl unpause`, counts as a write.
 Switches take `0` and `1`, and also `off`, `on`, `no`, `yes`, `false`, `true`. Numbers may be hexadecimal after `0x`.
 ";
 
+const OPTIONS: &str = "
+## Options of the command line alone
+
+They are read once, at boot. A switch that stands alone, without a value, is on. An option that nobody knows is reported in
+the log and ignored; one with a value that is not accepted is reported with those that are, and what held before holds.
+The image of this repository also knows `sample_ms` and those of its [workloads](workloads.md). What became of the switches
+of Linux's drivers is told [elsewhere](selfballooning.md#options-of-older-kernels).
+
+| option | values | meaning |
+|---|---|---|
+";
+
 fn render() -> String {
     let mut page = HEAD.to_string();
     for group in Group::ALL {
@@ -39,14 +51,7 @@ fn render() -> String {
         page += "| name | option | values | unit | at start | meaning |\n|---|---|---|---|---|---|\n";
         for row in TABLE.iter().filter(|row| row.group == *group) {
             let Declaration { name, option, unit, help, .. } = row;
-            let values = match row.kind {
-                Kind::Switch => "`0`, `1`".to_string(),
-                Kind::Choice(words) => {
-                    words.iter().map(|word| format!("`{word}`")).collect::<std::vec::Vec<_>>().join(", ")
-                }
-                Kind::Integer { min, max } => format!("{min} to {max}"),
-                Kind::Text => unreachable!("a tunable is a number"),
-            };
+            let values = values(row.kind);
             let start = match row.initial {
                 Initial::Value(value) => format!("`{}`", Text { id: row.id, value }),
                 Initial::AtStart(how) => how.to_string(),
@@ -54,7 +59,22 @@ fn render() -> String {
             let _ = writeln!(page, "| `{name}` | `{option}` | {values} | {unit} | {start} | {help} |");
         }
     }
+    page += OPTIONS;
+    for Opt { name, kind, help } in BASE.iter().chain(SWITCHES) {
+        let _ = writeln!(page, "| `{name}` | {} | {help} |", values(*kind));
+    }
     page
+}
+
+fn values(kind: Kind) -> String {
+    match kind {
+        Kind::Switch => "`0`, `1`".to_string(),
+        Kind::Choice(words) => {
+            words.iter().map(|word| format!("`{word}`")).collect::<std::vec::Vec<_>>().join(", ")
+        }
+        Kind::Integer { min, max } => format!("{min} to {max}"),
+        Kind::Text => "any text".to_string(),
+    }
 }
 
 #[test]

@@ -18,9 +18,9 @@ pub struct SharedPage {
     base: NonNull<u8>,
 }
 
-// SAFETY: all access goes through atomics.
+// SAFETY: a view of memory that is mapped for as long as it is used (constructor), on every CPU alike.
 unsafe impl Send for SharedPage {}
-// SAFETY: all access goes through atomics.
+// SAFETY: every access of the view is an atomic one, so that those of several threads are no data race.
 unsafe impl Sync for SharedPage {}
 
 impl SharedPage {

@@ -7,6 +7,7 @@
 #![expect(unsafe_code, reason = "reads memory that is not there")]
 
 use crate::threads::{everywhere, figure};
+use crate::tunables::Setting;
 use crate::{ensure, failed, same};
 use alloc::boxed::Box;
 use alloc::format;
@@ -20,12 +21,12 @@ use ebb::tunable::Id;
 use ebb::units::{BLOCK_FRAMES, FRAME_SIZE, Frames, Gfn, VcpuId};
 use ebb_boot::cases::{Ends, Not};
 use ebb_boot::elastic::{self, KernelBalloon};
-use ebb_boot::{Machine, case, threads, tunables};
+use ebb_boot::{Machine, case, threads};
 
 /// Frames in a MiB.
 const MIB: u64 = 256;
 /// How long any way may take.
-const WAY_NS: u64 = 30_000_000_000;
+const WAY_NS: u64 = 60_000_000_000;
 
 fn charged(balloon: &KernelBalloon) -> Result<Frames, Not> {
     let asked = balloon.exchange().port().current_reservation();
@@ -65,20 +66,13 @@ fn alone(
     case: impl FnOnce(&'static KernelBalloon) -> Result<(), Not>,
 ) -> Result<(), Not> {
     let balloon = elastic::balloon().ok_or("there is no balloon")?;
-    let was_on = tunables().is_on(Id::Selfballooning);
-    let switch = |on: bool| {
-        let set = tunables().set(Id::Selfballooning, if on { "1" } else { "0" });
-        set.map_err(|error| failed("selfballooning")(&error))
-    };
-    switch(false)?;
-    let held = elastic::hold();
+    let _off = Setting::new(Id::Selfballooning, "0")?;
+    let _held = elastic::hold();
     hold_out(machine, balloon, 0, &NoEvacuation)?;
     books_agree()?;
     let done = case(balloon);
     balloon.set_scrub(true);
     let back = hold_out(machine, balloon, 0, &NoEvacuation).and_then(|()| books_agree());
-    drop(held);
-    switch(was_on)?;
     done.and(back)
 }
 
@@ -231,8 +225,9 @@ case!(
     ebb_boot::cases::Needs::Xen,
     |machine| {
         let balloon = elastic::balloon().ok_or("there is no balloon")?;
-        let set = tunables().set(Id::Selfballooning, "0");
-        set.map_err(|error| failed("selfballooning")(&error))?;
+        let _off = Setting::new(Id::Selfballooning, "0")?;
+        // The worker, whom the switch has woken, would have it come back before it is touched.
+        let _held = elastic::hold();
         hold_out(machine, balloon, 8 * MIB, &NoEvacuation)?;
         let ram = machine.boot_info().ram().frames().get();
         let gone =

@@ -11,7 +11,7 @@
 #![expect(unsafe_code, reason = "paged memory as a slice")]
 
 use crate::keyboard::Keyboard;
-use crate::paged::promise;
+use crate::paged::promise_always;
 use crate::{domain_of, ensure, failed, same};
 use alloc::format;
 use alloc::vec;
@@ -21,7 +21,7 @@ use ebb::mm::frame::{Contents, Extent, Request, Use};
 use ebb::mm::paged::{Charge, Region};
 use ebb::units::{Frames, Order, VcpuId};
 use ebb_boot::cases::Not;
-use ebb_boot::{Machine, case, elastic, report, swap};
+use ebb_boot::{Machine, case, check, elastic, report, swap};
 use workload::pages::{PAGE_WORDS, Pages, check_page, write_page};
 use workload::spread::Spread;
 
@@ -33,7 +33,7 @@ case!(on Xen, with help: "bench.swap", |machine| {
     ensure(machine.paged().has_swap(), "swap is off")?;
     let mut keyboard = Keyboard::new(domain_of(machine)?)?;
     // What is reserved here is more than is free.
-    promise("always")?;
+    let _always = promise_always()?;
     report("ready", &[("version", &env!("CARGO_PKG_VERSION")), ("free", &free(machine))]);
     loop {
         let line = keyboard.line()?;
@@ -55,8 +55,9 @@ case!(on Xen, with help: "bench.swap", |machine| {
         }
     }
     same("lost pages", machine.paged().stats().swap_lost, 0)?;
+    let _held = elastic::hold();
     machine.paged().validate().map_err(|error| failed("the books of paged memory")(&error))?;
-    machine.frames().validate().map_err(|error| Not::Failed(format!("{error:?}")))
+    check::validate_frames(machine).map_err(|error| failed("the books on frames")(&error))
 });
 
 fn number(word: &str) -> Result<u64, Not> {

@@ -9,7 +9,7 @@ use ebb_boot::{case, report};
 /// What the harness types.
 const TYPED: &[u8] = b"hello, domU\n";
 /// How long it may take.
-const BOUND_NS: u64 = 60_000_000_000;
+const BOUND_NS: u64 = 180_000_000_000;
 
 case!(on Xen, with help: "console.what_is_typed_is_read", |machine| {
     let domain = domain_of(machine)?;

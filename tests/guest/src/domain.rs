@@ -86,6 +86,8 @@ case!(on Xen: "domain.an_event_that_came_before_the_wait_ends_it_at_once", |mach
     let domain = domain_of(machine)?;
     let (sender, receiver) = loopback(domain)?;
     domain.listen(receiver).map_err(|error| failed("listen")(&error))?;
+    // Who binds has an event at once, and an earlier case may have left one of this number.
+    domain.fired().take(receiver);
     domain.xen().send(sender).map_err(|error| failed("send")(&error))?;
     // Without a deadline: were the event lost, this case would meet its bound.
     domain.sleeping().wait(receiver, u64::MAX);

@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "loads and stores that fault")]
 
 use crate::threads::{everywhere, spawn};
+use crate::tunables::Setting;
 use crate::{ensure, failed, same};
 use alloc::format;
 use alloc::sync::Arc;
@@ -14,8 +15,7 @@ use ebb::tunable::Id;
 use ebb::units::{FRAME_SIZE, Frames};
 use ebb_boot::cases::{Ends, Not};
 use ebb_boot::paged::{AppAlloc, KernelPaged};
-use ebb_boot::tunables::tunables;
-use ebb_boot::{Machine, case, threads};
+use ebb_boot::{Machine, case, check, elastic, threads};
 
 /// The word at the start of a page, counted from the region's first.
 fn word(start: usize, page: u64) -> &'static AtomicU64 {
@@ -29,15 +29,14 @@ fn start(region: &Region) -> usize {
     region.address() as usize
 }
 
-/// Says whether pages may leave when memory is short.
-pub(crate) fn set_evicting(on: bool) -> Result<(), Not> {
-    let text = if on { "1" } else { "0" };
-    tunables().set(Id::SwapEvict, text).map(drop).map_err(|error| failed("swap.evict")(&error))
+/// Pages stay, however short memory is, while what is answered lives.
+pub(crate) fn no_evicting() -> Result<Setting, Not> {
+    Setting::new(Id::SwapEvict, "0")
 }
 
-/// Says how paged memory promises.
-pub(crate) fn promise(policy: &str) -> Result<(), Not> {
-    tunables().set(Id::Overcommit, policy).map(drop).map_err(|error| failed("vm.overcommit")(&error))
+/// Paged memory promises whatever it is asked for while what is answered lives.
+pub(crate) fn promise_always() -> Result<Setting, Not> {
+    Setting::new(Id::Overcommit, "always")
 }
 
 /// A region, charged as a whole.
@@ -45,14 +44,19 @@ fn reserve(paged: &KernelPaged, pages: u64) -> Result<Region, Not> {
     paged.reserve(Frames::new(pages), Charge::Whole).map_err(|error| failed("a region")(&error))
 }
 
-/// The books agree, which they can be asked only while nothing goes on.
-fn consistent(machine: &'static Machine) -> Result<(), Not> {
+/// The books agree, which they can be asked only while the case itself does nothing.
+pub(crate) fn consistent(machine: &'static Machine) -> Result<(), Not> {
+    let _held = elastic::hold();
     machine.paged().validate().map_err(|error| failed("the books of paged memory")(&error))?;
-    machine.frames().validate().map_err(|error| format!("the books on frames: {error:?}").into())
+    let frames = check::validate_frames(machine);
+    frames.map_err(|error| failed("the books on frames")(&error))
 }
+
+// Most cases count pages, and have those stand still who would have some of them leave, come, move or be judged.
 
 case!("paged.pages_come_and_go", |machine| {
     const PAGES: u64 = 1500;
+    let _held = elastic::hold();
     let paged = machine.paged();
     let before = paged.stats();
     let free = machine.frames().stats().available();
@@ -90,6 +94,7 @@ case!("paged.pages_come_and_go", |machine| {
 case!("paged.all_cpus_fault_the_same_pages", |machine| {
     const PAGES: u64 = 700;
     const ROUNDS: u64 = 5;
+    let _held = elastic::hold();
     let paged = machine.paged();
     let before = paged.stats();
     let cpus = machine.cpus().count() as u64;
@@ -119,6 +124,7 @@ case!("paged.all_cpus_fault_the_same_pages", |machine| {
 
 case!("paged.regions_come_and_go_on_all_cpus", |machine| {
     const ROUNDS: u64 = 12;
+    let _held = elastic::hold();
     let paged = machine.paged();
     let before = paged.stats();
     let results = everywhere(machine, "renter", move |cpu| {
@@ -147,7 +153,12 @@ case!("paged.regions_come_and_go_on_all_cpus", |machine| {
 
 case!("paged.pages_move_under_those_who_write", |machine| {
     const PAGES: u64 = 64;
-    const MOVES: u64 = 150;
+    /// As many as there can be in the time, and so many however long that takes.
+    const FEWEST: u64 = 150;
+    const TIME_NS: u64 = 5_000_000_000;
+    /// Who comes to no moves at all is stuck.
+    const BOUND_NS: u64 = 60_000_000_000;
+    let _held = elastic::hold();
     let paged = machine.paged();
     let before = paged.stats();
     let region = reserve(paged, PAGES)?;
@@ -175,19 +186,25 @@ case!("paged.pages_move_under_those_who_write", |machine| {
         })
         .collect::<Result<_, _>>()?;
     let mut moved = 0;
-    let bound_ns = machine.cpus().now_ns() + 20_000_000_000;
-    while moved < MOVES && machine.cpus().now_ns() < bound_ns {
+    let begun_ns = machine.cpus().now_ns();
+    let passed_ns = || machine.cpus().now_ns() - begun_ns;
+    let mut all = false;
+    while !all && passed_ns() < BOUND_NS {
         for page in 0..PAGES {
+            if moved >= FEWEST && passed_ns() >= TIME_NS {
+                break;
+            }
             let Some(mapping) = machine.look_up((at + page as usize * FRAME_SIZE) as u64) else { continue };
             moved += u64::from(paged.migrate(mapping.frame).is_ok());
             // Many at a time: all that are in that block now.
             moved += paged.evacuate(&SparseBlock { first: mapping.frame, movable: Frames::ZERO }).get();
         }
+        all = moved >= FEWEST;
         threads().yield_now();
     }
     stop.store(true, Ordering::Relaxed);
     let rounds = writers.into_iter().map(|writer| writer.join()).collect::<Result<Vec<u64>, _>>()?;
-    ensure(moved >= MOVES, &format!("only {moved} moves"))?;
+    ensure(moved >= FEWEST, &format!("only {moved} moves"))?;
     same("moves counted", paged.stats().migrated - before.migrated, moved)?;
     for (number, rounds) in rounds.into_iter().enumerate() {
         let lost =
@@ -202,6 +219,7 @@ case!("paged.pages_move_under_those_who_write", |machine| {
 case!("paged.a_scan_finds_what_is_used", |machine| {
     const PAGES: u64 = 600;
     const USED: u64 = 50;
+    let _held = elastic::hold();
     let paged = machine.paged();
     let region = reserve(paged, PAGES)?;
     let at = start(&region);
@@ -222,6 +240,8 @@ case!("paged.a_scan_finds_what_is_used", |machine| {
 });
 
 case!("paged.a_promise_too_many_is_refused", |machine| {
+    // The worker sets the limit anew whenever something was set.
+    let _held = elastic::hold();
     let paged = machine.paged();
     let policy = paged.overcommit();
     same("the policy", policy, Overcommit::Strict)?;
@@ -239,14 +259,14 @@ case!("paged.a_promise_too_many_is_refused", |machine| {
 });
 
 case!("paged.exhaustion_is_a_value_when_filling", |machine| {
+    let _held = elastic::hold();
     let paged = machine.paged();
-    set_evicting(false)?;
+    let staying = no_evicting()?;
     let before = paged.stats();
-    promise("always")?;
+    let always = promise_always()?;
     let pages = machine.frames().stats().available().get() + 1000;
-    let region = reserve(paged, pages);
-    promise("strict")?;
-    let region = region?;
+    let region = reserve(paged, pages)?;
+    drop(always);
     let at = start(&region);
     let filled = match paged.populate(&region, 0..pages) {
         Err(PopulateError::Page(page, FaultError::NoFrame(_))) => page,
@@ -259,7 +279,7 @@ case!("paged.exhaustion_is_a_value_when_filling", |machine| {
     paged.release(region);
     same("pages in the end", paged.stats().resident, before.resident)?;
     same("committed in the end", paged.committed_exactly(), before.committed)?;
-    set_evicting(true)?;
+    drop(staying);
     consistent(machine)
 });
 
@@ -356,6 +376,7 @@ fn random_operations(seed: u64, keys: u64, steps: u64, alloc: AppAlloc) -> Resul
 }
 
 case!("paged.maps_on_all_cpus_agree_with_a_model", |machine| {
+    let _held = elastic::hold();
     let (paged, alloc) = (machine.paged(), machine.paged_alloc());
     alloc.heap().trim();
     let before = (paged.stats(), alloc.heap().stats());
@@ -373,6 +394,7 @@ case!("paged.maps_on_all_cpus_agree_with_a_model", |machine| {
 
 case!("paged.a_map_gives_memory_back", |machine| {
     const KEYS: u64 = 3000;
+    let _held = elastic::hold();
     let (paged, alloc) = (machine.paged(), machine.paged_alloc());
     let before = paged.stats();
     let mut map = Map::with_hasher_in(Default::default(), alloc);
@@ -418,8 +440,8 @@ case!(
 #[inline(never)]
 fn touch_too_much(machine: &'static Machine) -> Result<(), Not> {
     let paged = machine.paged();
-    set_evicting(false)?;
-    promise("always")?;
+    let _staying = no_evicting()?;
+    let _always = promise_always()?;
     let pages = machine.frames().stats().available().get() + 1000;
     let region = reserve(paged, pages)?;
     (0..pages).for_each(|page| word(start(&region), page).store(page, Ordering::Relaxed));

@@ -1,7 +1,7 @@
 //! Reclaim of the image: pages leave when memory is short, and come back as they were.
 #![expect(unsafe_code, reason = "loads and stores that fault")]
 
-use crate::paged::{promise, set_evicting};
+use crate::paged::{consistent, no_evicting, promise_always};
 use crate::threads::{Thread, everywhere, figure, spawn, spawn_on};
 use crate::{ensure, failed, same};
 use alloc::sync::Arc;
@@ -9,12 +9,12 @@ use alloc::vec::Vec;
 use alloc::{format, string::String};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use ebb::mm::frame::{Contents, Extent, Request, Use};
-use ebb::mm::paged::{Charge, FaultError, PopulateError, Region};
+use ebb::mm::paged::{Charge, FaultError, PopulateError, Region, Stats};
 use ebb::smp::CpuId;
 use ebb::units::{BLOCK_FRAMES, FRAME_SIZE, Frames, Order, VcpuId};
 use ebb_boot::cases::Not;
 use ebb_boot::reclaim::reclaim;
-use ebb_boot::{Machine, case, swap, threads};
+use ebb_boot::{Machine, case, elastic, heap, swap, threads};
 
 const WORDS: u64 = (FRAME_SIZE / 8) as u64;
 
@@ -37,8 +37,15 @@ fn swaps(machine: &Machine) -> Result<(), Not> {
     if machine.paged().has_swap() { Ok(()) } else { Err(Not::Skipped("swap is off".into())) }
 }
 
-/// The books agree, swap's included. While nothing goes on.
+/// What is counted, while the machine's own threads have no page on its way.
+fn counted(machine: &'static Machine) -> Stats {
+    let _held = elastic::hold();
+    machine.paged().stats()
+}
+
+/// The books agree, swap's included. While the case itself does nothing.
 fn settled(machine: &'static Machine) -> Result<(), Not> {
+    let _held = elastic::hold();
     consistent(machine)?;
     swap::validate(machine).map_err(Not::Failed)
 }
@@ -61,9 +68,8 @@ fn check(start: usize, page: u64, salt: u64) -> Result<(), Not> {
 /// A region that no strict promise covers.
 fn beyond_memory(machine: &'static Machine, pages: u64) -> Result<Region, Not> {
     let paged = machine.paged();
-    promise("always")?;
+    let _always = promise_always()?;
     let region = paged.reserve(Frames::new(pages), Charge::Whole);
-    promise("strict")?;
     region.map_err(|error| failed("a region beyond memory")(&error))
 }
 
@@ -105,13 +111,10 @@ fn cpu(machine: &Machine) -> VcpuId {
 /// Frames that a case of exhaustion has: 12 MiB.
 const LEFT: u64 = 12 * 256;
 
-fn consistent(machine: &'static Machine) -> Result<(), Not> {
-    machine.paged().validate().map_err(|error| failed("the books of paged memory")(&error))?;
-    machine.frames().validate().map_err(|error| format!("the books on frames: {error:?}").into())
-}
-
 case!("reclaim.pages_leave_and_come_back", |machine| {
     const PAGES: u64 = 1000;
+    // The machine's own threads would have pages leave and come, too, or take the place of who has them leave here.
+    let _held = elastic::hold();
     let paged = machine.paged();
     swaps(machine)?;
     let before = paged.stats();
@@ -123,11 +126,11 @@ case!("reclaim.pages_leave_and_come_back", |machine| {
         .step_by(10)
         .for_each(|page| (0..WORDS).for_each(|index| word(start, page, index).store(0, Ordering::Relaxed)));
     let outcome = reclaim(Frames::new(u64::MAX));
-    // The machine's own thread may be at it, too, from before.
     let out = paged.stats().swapped - before.swapped;
     ensure(out >= Frames::new(PAGES), &format!("{out} are out: {outcome:?}"))?;
     let tiers = swap::figures().ok_or("there is no swap")?;
-    ensure(tiers.same >= PAGES / 10 && tiers.pool.stored >= PAGES * 9 / 10, &format!("{tiers:?}"))?;
+    let elsewhere = tiers.pool.stored + tiers.tmem.unwrap_or(0);
+    ensure(tiers.same >= PAGES / 10 && elsewhere >= PAGES * 9 / 10, &format!("{tiers:?}"))?;
     ensure(tiers.pool.frames() < Frames::new(PAGES / 2), &format!("nothing was saved: {tiers:?}"))?;
     consistent(machine)?;
     for page in 0..PAGES {
@@ -154,7 +157,7 @@ case!("reclaim.twice_the_memory_fits_if_it_compresses", |machine| {
     let _ballast = Ballast::leave(machine, LEFT);
     let paged = machine.paged();
     let pages = machine.frames().stats().available().get() * 2;
-    let before = paged.stats();
+    let before = counted(machine);
     let region = beyond_memory(machine, pages)?;
     let start = region.address() as usize;
     (0..pages).for_each(|page| fill(start, page, 2));
@@ -177,20 +180,21 @@ case!("reclaim.twice_the_memory_fits_if_it_compresses", |machine| {
     );
     consistent(machine)?;
     paged.release(region);
-    same("pages in swap in the end", paged.stats().swapped, before.swapped)?;
+    same("pages in swap in the end", counted(machine).swapped, before.swapped)?;
     same("lost pages", stats.swap_lost, 0)?;
     consistent(machine)
 });
 
 case!("reclaim.without_eviction_exhaustion_is_a_value", |machine| {
     swaps(machine)?;
+    let _held = elastic::hold();
     let _ballast = Ballast::leave(machine, LEFT);
     let paged = machine.paged();
     let pages = machine.frames().stats().available().get() * 2;
     let region = beyond_memory(machine, pages)?;
-    set_evicting(false)?;
+    let staying = no_evicting()?;
     let filled = paged.populate(&region, 0..pages);
-    set_evicting(true)?;
+    drop(staying);
     let refused = matches!(filled, Err(PopulateError::Page(_, FaultError::NoFrame(_))));
     ensure(refused, &format!("more than there is: {filled:?}"))?;
     paged.release(region);
@@ -199,16 +203,23 @@ case!("reclaim.without_eviction_exhaustion_is_a_value", |machine| {
 
 case!("reclaim.cpus_use_what_others_take_away", |machine| {
     const PAGES: u64 = 600;
+    /// Wanted; a slow machine does what it can in the time, and the second number however long that takes.
     const ROUNDS: u64 = 6;
+    const FEWEST: u64 = 2;
+    const TIME_NS: u64 = 10_000_000_000;
     swaps(machine)?;
     let paged = machine.paged();
     let region = beyond_memory(machine, PAGES)?;
     let start = region.address() as usize;
     let failures = Arc::new(AtomicU64::new(0));
     let wrong = Arc::clone(&failures);
+    let enough_ns = machine.cpus().now_ns() + TIME_NS;
     everywhere(machine, "reclaims", move |cpu| {
         let mine = 8 + cpu.get() as u64;
         for round in 0..ROUNDS {
+            if round >= FEWEST && machine.cpus().now_ns() >= enough_ns {
+                break;
+            }
             for page in 0..PAGES {
                 if word(start, page, mine).fetch_add(1, Ordering::Relaxed) != round {
                     wrong.fetch_add(1, Ordering::Relaxed);
@@ -228,32 +239,40 @@ case!("reclaim.cpus_use_what_others_take_away", |machine| {
 
 case!("reclaim.kernel_allocations_have_pages_leave", |machine| {
     swaps(machine)?;
+    let _held = elastic::hold();
     let _ballast = Ballast::leave(machine, LEFT);
     let paged = machine.paged();
     let before = paged.stats();
     let pages = machine.frames().stats().available().get();
     let region = beyond_memory(machine, pages)?;
     let start = region.address() as usize;
-    set_evicting(false)?;
+    let staying = no_evicting()?;
     let filled = match paged.populate(&region, 0..pages) {
         Err(PopulateError::Page(page, FaultError::NoFrame(_))) => page,
         other => return Err(format!("there is as much as there is: {other:?}").into()),
     };
     // What leaves needs frames of the pool, which are in the reserve.
     (0..filled).for_each(|page| fill(start, page, 5));
-    // More than the reserve.
-    let bytes = machine.frames().stats().watermarks.min.get() as usize * FRAME_SIZE * 3 / 2;
+    // More than the reserve, beside what the heap has left from others.
+    let (used, backed) = heap::usage();
+    let bytes = machine.frames().stats().watermarks.min.get() as usize * FRAME_SIZE * 3 / 2 + (backed - used);
     let allocate = || {
         let mut memory = Vec::<u8>::new();
         memory.try_reserve_exact(bytes).map(|()| memory)
     };
     ensure(allocate().is_err(), "there was memory for the heap")?;
-    set_evicting(true)?;
+    drop(staying);
     let memory = allocate().map_err(|error| failed("memory for the heap")(&error))?;
     ensure(paged.stats().swap_outs > before.swap_outs, "no page has left for it")?;
     drop(memory);
-    // Who may not block gets what there is, or nothing, and waits for nobody.
-    let unblocking = without_blocking(allocate);
+    // Who may not block gets what there is, or nothing, and waits for nobody. Somebody else may be faster to take a piece
+    // out of the middle of what was given back, but not every time.
+    let unblocking = (0..10).any(|_| {
+        without_blocking(allocate) || {
+            drop(allocate());
+            false
+        }
+    });
     ensure(unblocking, "what was given back cannot be had again")?;
     for page in (0..filled).step_by(50) {
         check(start, page, 5)?;
@@ -323,8 +342,9 @@ impl Drop for Race {
     }
 }
 
-/// How long the race lasts.
+/// How long the race lasts, and how much longer at most.
 const RACE_NS: u64 = 3_000_000_000;
+const MOST_NS: u64 = 60_000_000_000;
 /// Pages of a region that comes and goes.
 const PAGES_OF_ONE: u64 = 120;
 
@@ -332,7 +352,7 @@ case!("reclaim.faults_reclaim_shrink_release_and_swapoff_at_once", |machine| {
     const SHARED: u64 = 300;
     swaps(machine)?;
     let paged = machine.paged();
-    let before = paged.stats();
+    let before = counted(machine);
     let shared = beyond_memory(machine, SHARED)?;
     let start = shared.address() as usize;
     let offs = Arc::new(AtomicU64::new(0));
@@ -372,12 +392,24 @@ case!("reclaim.faults_reclaim_shrink_release_and_swapoff_at_once", |machine| {
         Ok(())
     })?;
     threads().sleep_for(RACE_NS);
+    // On a busy host, until each has happened at all.
+    let begun_ns = machine.cpus().now_ns();
+    let happened = || {
+        let stats = paged.stats();
+        let offs = offs.load(Ordering::Relaxed);
+        stats.swap_outs > before.swap_outs && stats.swap_ins > before.swap_ins && offs > 0
+    };
+    while !happened() && machine.cpus().now_ns() - begun_ns < MOST_NS {
+        threads().sleep_for(RACE_NS / 10);
+    }
     race.end()?;
+    // From here on the case alone has pages leave and come.
+    let _held = elastic::hold();
     let stats = paged.stats();
     figure("race: pages out", stats.swap_outs - before.swap_outs, "pages");
     figure("race: pages in", stats.swap_ins - before.swap_ins, "pages");
     figure("race: times off", offs.load(Ordering::Relaxed), "times");
-    ensure(stats.swap_outs > before.swap_outs && stats.swap_ins > before.swap_ins, "no page moved")?;
+    ensure(happened(), "no page moved, or swap was never off")?;
     same("lost pages", stats.swap_lost, before.swap_lost)?;
     settled(machine)?;
     ensure(swap::off(machine), "swap cannot be turned off when all is quiet")?;

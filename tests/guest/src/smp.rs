@@ -2,6 +2,7 @@
 //!
 //! The cases run with any number of CPUs; with one, those about others have nothing to ask.
 
+use crate::threads::spawn_on;
 use crate::{ensure, failed};
 use alloc::format;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -15,8 +16,25 @@ use ebb_boot::domain::Processor;
 use ebb_boot::{Cpus, Machine, case, fault};
 use spin::once::Once;
 
-/// How long a case waits for another CPU.
-const BOUND_NS: u64 = 5_000_000_000;
+/// How long a case waits for another CPU. Generous: a busy host takes away whole CPUs for a while.
+const BOUND_NS: u64 = 30_000_000_000;
+
+/// A slow machine ends what is done again and again after so long, if it was done as often as shows anything: what runs
+/// on all CPUs must end within a bound of theirs.
+const TIME_NS: u64 = 4_000_000_000;
+
+/// When that is over for the case that runs.
+static ENOUGH_NS: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// From now on.
+fn begin(cpus: Cpus) {
+    ENOUGH_NS.store(cpus.now_ns() + TIME_NS, Ordering::Relaxed);
+}
+
+/// Whether there may be another round after `rounds` of at least `fewest`.
+fn goes_on(cpus: Cpus, rounds: usize, fewest: usize) -> bool {
+    rounds < fewest || cpus.now_ns() < ENOUGH_NS.load(Ordering::Relaxed)
+}
 
 /// One number for each CPU.
 type PerCpu<T> = [T; MAX_CPUS];
@@ -92,7 +110,9 @@ case!("smp.each_cpu_reaches_its_own_area", |machine| {
         }
         COUNTS[cpu].store(local::preempt_count(), Ordering::Relaxed);
         for _ in 0..1000 * (cpu + 1) {
-            if local::preempt_enable() {
+            #[expect(unsafe_code, reason = "the count is what this is about")]
+            // SAFETY: as often as it was disabled above.
+            if unsafe { local::preempt_enable() } {
                 AGAIN.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -112,6 +132,7 @@ case!("smp.each_cpu_reaches_its_own_area", |machine| {
 
 case!(on several CPUs: "smp.a_call_goes_from_each_to_each_and_back", |machine| {
     static HITS: AtomicUsize = AtomicUsize::new(0);
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
     static ERRORS: AtomicUsize = AtomicUsize::new(0);
     fn hit(target: usize) {
         if local::cpu().get() == target {
@@ -120,8 +141,9 @@ case!(on several CPUs: "smp.a_call_goes_from_each_to_each_and_back", |machine| {
     }
     fn from_here(rounds: usize) {
         let cpus = here();
-        for _ in 0..rounds {
+        for _ in (0..rounds).take_while(|round| goes_on(cpus, *round, FEWEST)) {
             for cpu in cpus.online().iter() {
+                CALLS.fetch_add(1, Ordering::Relaxed);
                 if cpus.call(cpu, hit, cpu.get()).is_err() {
                     ERRORS.fetch_add(1, Ordering::Relaxed);
                 }
@@ -129,16 +151,22 @@ case!(on several CPUs: "smp.a_call_goes_from_each_to_each_and_back", |machine| {
         }
     }
     const ROUNDS: usize = 20;
+    const FEWEST: usize = 3;
     let cpus = several(machine)?;
     let all = cpus.count();
-    HITS.store(0, Ordering::Relaxed);
+    for counter in [&HITS, &CALLS, &ERRORS] {
+        counter.store(0, Ordering::Relaxed);
+    }
     // One after the other, then all at once: they call each other crosswise.
     for cpu in cpus.online().iter() {
+        begin(cpus);
         cpus.run_on(cpu, from_here, ROUNDS).map_err(on(cpu))?;
     }
+    begin(cpus);
     cpus.run_on_all(from_here, ROUNDS).map_err(on_one)?;
     ensure(ERRORS.load(Ordering::Relaxed) == 0, "a call failed")?;
-    let (hits, wanted) = (HITS.load(Ordering::Relaxed), 2 * ROUNDS * all * all);
+    let (hits, wanted) = (HITS.load(Ordering::Relaxed), CALLS.load(Ordering::Relaxed));
+    ensure(wanted >= 2 * FEWEST * all * all, &format!("{wanted} calls only"))?;
     ensure(hits == wanted, &format!("{hits} of {wanted} calls arrived"))
 });
 
@@ -213,6 +241,7 @@ case!(on several CPUs: "smp.one_time_for_all", |machine| {
     static TURN: AtomicUsize = AtomicUsize::new(0);
     static WORST_NS: AtomicU64 = AtomicU64::new(0);
     const TURNS: usize = 1000;
+    const FEWEST: usize = 100;
     /// The CPUs pass the turn around; each looks whether its time is before that of the one before it.
     fn watch(all: usize) {
         let cpus = here();
@@ -229,10 +258,12 @@ case!(on several CPUs: "smp.one_time_for_all", |machine| {
             let behind_ns = LAST_NS.load(Ordering::Relaxed).saturating_sub(now_ns);
             WORST_NS.fetch_max(behind_ns, Ordering::Relaxed);
             LAST_NS.store(now_ns, Ordering::Relaxed);
-            TURN.fetch_add(1, Ordering::Release);
+            let turn = TURN.load(Ordering::Relaxed) + 1;
+            TURN.store(if goes_on(cpus, turn, FEWEST) { turn } else { TURNS }, Ordering::Release);
         }
     }
     let cpus = several(machine)?;
+    begin(cpus);
     cpus.run_on_all(watch, cpus.count()).map_err(on_one)?;
     let turns = TURN.load(Ordering::Relaxed);
     ensure(turns >= TURNS, &format!("{turns} of {TURNS} turns"))?;
@@ -242,9 +273,10 @@ case!(on several CPUs: "smp.one_time_for_all", |machine| {
 
 case!(on several CPUs: "smp.flushes_from_all_sides_end", |machine| {
     static LEFT: AtomicUsize = AtomicUsize::new(0);
+    const FEWEST: usize = 4;
     fn flush(rounds: usize) {
         let cpus = here();
-        for round in 0..rounds {
+        for round in (0..rounds).take_while(|round| goes_on(cpus, *round, FEWEST)) {
             if round % 2 == 0 {
                 // With interrupts off each must answer while it waits.
                 x86_64::instructions::interrupts::without_interrupts(|| cpus.flush(0, 1));
@@ -256,6 +288,7 @@ case!(on several CPUs: "smp.flushes_from_all_sides_end", |machine| {
     }
     let cpus = several(machine)?;
     LEFT.store(cpus.count(), Ordering::Relaxed);
+    begin(cpus);
     cpus.run_on_all(flush, 50).map_err(on_one)?;
     ensure(LEFT.load(Ordering::Relaxed) == 0, "a CPU did not end")
 });
@@ -353,6 +386,26 @@ case!(on several CPUs:
     "smp.a_panic_elsewhere_names_the_cpu",
     |machine| on_the_last(machine, |_| fault::panic()),
     Ends::EpitaphElsewhere { what: "panic", through: "fault::panic" }
+);
+
+case!(on several CPUs:
+    "smp.a_panic_is_told_while_another_cpu_prints",
+    |machine| {
+        static LINES: AtomicUsize = AtomicUsize::new(0);
+        let cpus = several(machine)?;
+        let last = cpus.online().iter().last().ok_or("no CPU")?;
+        // It mostly waits for somebody to read, with the console held.
+        let _printer = spawn_on(last, "printer", || {
+            loop {
+                let line = LINES.fetch_add(1, Ordering::Relaxed);
+                log::info!("line {line} of somebody who prints all the time, as fast as the console takes it");
+            }
+        })?;
+        eventually(cpus, "the printer", || LINES.load(Ordering::Relaxed) > 100)?;
+        fault::panic();
+        Err("a panic returned".into())
+    },
+    Ends::Epitaph { what: "panic", through: "fault::panic" }
 );
 
 case!(on several CPUs:

@@ -1,5 +1,6 @@
 //! The hypervisor's tmem as the image uses it; on a Xen without it, that this is said, and that pages find their way.
 
+use crate::tunables::Setting;
 use crate::{ensure, failed, same};
 use alloc::format;
 use alloc::string::String;
@@ -11,7 +12,7 @@ use ebb::tunable::Id;
 use ebb::units::{FRAME_SIZE, Frames};
 use ebb_boot::cases::Not;
 use ebb_boot::tmem::{self, Found};
-use ebb_boot::{Machine, case, tunables};
+use ebb_boot::{Machine, case};
 
 const PAGES: u64 = 300;
 
@@ -71,12 +72,6 @@ fn check(start: usize) -> Result<(), Not> {
     Ok(())
 }
 
-/// Whether evicted pages may go to the hypervisor.
-fn use_tmem(on: bool) -> Result<(), Not> {
-    let text = if on { "1" } else { "0" };
-    tunables().set(Id::SwapTmem, text).map(drop).map_err(|error| failed("swap.tmem")(&error))
-}
-
 /// Pages go to the hypervisor, come back as they were, and come back all when it is given up.
 fn serves(machine: &'static Machine) -> Result<(), Not> {
     let paged = machine.paged();
@@ -100,13 +95,13 @@ fn serves(machine: &'static Machine) -> Result<(), Not> {
     check(start)?;
     same("lost pages", paged.stats().swap_lost, 0)?;
     let _ = paged.reclaim(Frames::new(PAGES / 2));
-    use_tmem(false)?;
-    let deadline_ns = machine.cpus().now_ns().saturating_add(10_000_000_000);
+    let without = Setting::new(Id::SwapTmem, "0")?;
+    let deadline_ns = machine.cpus().now_ns().saturating_add(60_000_000_000);
     while pages()? > 0 && machine.cpus().now_ns() < deadline_ns {
         ebb_boot::threads().sleep_for(10_000_000);
     }
     let left = pages()?;
-    use_tmem(true)?;
+    drop(without);
     same("pages that stayed in tmem when it was given up", left, 0)?;
     check(start)?;
     paged.release(region);

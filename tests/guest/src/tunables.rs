@@ -1,16 +1,43 @@
-//! Tunables through the real store.
+//! Tunables: through the real store, and set for as long as a case wants them so.
 
 use crate::{domain_of, ensure, failed, same};
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use ebb::port::Clock;
 use ebb::tunable::{Group, Id, STATUS};
 use ebb::xen::store::StoreEvent;
+use ebb_boot::cases::Not;
 use ebb_boot::platform::WaitQueue;
 use ebb_boot::{Kernel, case, report, tunables};
 
+/// A tunable that has another value while this lives: a case that fails half-way leaves it as it was.
+#[must_use = "the tunable is as it was when this is dropped"]
+pub(crate) struct Setting {
+    id: Id,
+    /// The value before, as text since there was memory for one.
+    before: String,
+}
+
+impl Setting {
+    /// Sets it.
+    pub(crate) fn new(id: Id, value: &str) -> Result<Self, Not> {
+        let path = id.declaration().path;
+        let before =
+            tunables().text(id).ok_or_else(|| alloc::format!("{path} has no value yet"))?.to_string();
+        tunables().set(id, value).map_err(|error| failed(path)(&error))?;
+        Ok(Self { id, before })
+    }
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        let set = tunables().set(self.id, &self.before);
+        assert!(set.is_ok(), "a tunable refuses the value that it had: {set:?}");
+    }
+}
+
 /// How long the harness may take to act.
-const HELP_NS: u64 = 60_000_000_000;
+const HELP_NS: u64 = 180_000_000_000;
 
 /// dom0 was told something, which is said after every write that the guest has judged.
 static CHANGED: WaitQueue = WaitQueue::new(Kernel);

@@ -6,7 +6,7 @@ use super::check::{Stop, done};
 use ebb::port::{MemoryOps, SpecialPage};
 use ebb::units::{BLOCK_FRAMES, Frames, Gfn, Order};
 use ebb::xen::Transport;
-use xen_abi::{DOMID_SELF, Errno, hypercall, memory};
+use xen_abi::{DOMID_SELF, Errno, hvm, hypercall, memory};
 
 /// Frames in a list.
 pub(super) const LIST: usize = 512;
@@ -34,6 +34,16 @@ pub(super) fn hole<E: Env>(env: &E, index: u64) -> Gfn {
 /// 512 consecutive frames, as a list.
 pub(super) fn list(first: Gfn) -> [Gfn; LIST] {
     core::array::from_fn(|index| first + Frames::new(index as u64))
+}
+
+/// Asks Xen itself for a vector below the lowest that it delivers, which the typed call does not.
+pub(super) fn set_upcall_vector<E: Env>(env: &E, vector: u8) -> i64 {
+    assert!(vector < hvm::LOWEST_UPCALL_VECTOR, "vector {vector} is one that Xen would use");
+    let argument = hvm::UpcallVector { vcpu: env.vcpu().get(), vector, reserved: [0; 3] };
+    let pointer = core::ptr::from_ref(&argument).expose_provenance() as u64;
+    let arguments = [u64::from(hvm::SET_EVTCHN_UPCALL_VECTOR), pointer, 0, 0, 0];
+    // SAFETY: the structure of this command, which is only read; a vector that Xen refuses changes nothing.
+    unsafe { env.xen().transport().call(hypercall::HVM_OP, arguments) }
 }
 
 /// Panics unless the extents are the cases' own.

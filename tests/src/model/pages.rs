@@ -49,6 +49,11 @@ impl Pages {
         Self { allocation, layout, base, frames, beyond: HashMap::new() }
     }
 
+    /// Frames of RAM.
+    pub(super) fn ram(&self) -> u64 {
+        self.frames
+    }
+
     /// Host address of RAM's first byte.
     pub(super) fn base(&self) -> NonNull<u8> {
         self.base

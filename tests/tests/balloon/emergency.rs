@@ -1,11 +1,10 @@
 //! Deflating from the allocator's slow path.
 
-use super::guest::{BLOCK, Books, MIB, S, booted, facts, plain};
+use super::guest::{BLOCK, Books, MIB, S, booted, exchange, facts, plain};
 use ebb::balloon::{
     Balloon, Budget, Deflated, NoEvacuation, Outcome, PRESSURE_HOLD_NS, Reason, Scratch, StartPlan,
 };
 use ebb::mm::direct_map::fake::FakeMap;
-use ebb::mm::exchange::Exchange;
 use ebb::units::Frames;
 use ebb_tests::model::Model;
 use std::cell::Cell;
@@ -156,7 +155,7 @@ fn interrupted_release(taken: bool) -> (Outcome, Deflated, Outcome) {
         }
     });
     let plan = StartPlan::new(&facts(&model, &config));
-    let balloon = Balloon::new(Exchange::new(model.xen(), &map, &frames), &plan);
+    let balloon = Balloon::new(exchange(&model, &map, &frames), &plan);
     let mut scratch = Scratch::new();
     let mut step = |out: u64, now: u64| {
         balloon.set_target(plan.base - Frames::new(out));

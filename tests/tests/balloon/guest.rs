@@ -85,6 +85,17 @@ pub(crate) fn facts(model: &Model, config: &Config) -> StartFacts {
     }
 }
 
+/// The exchange of a guest, all of whose RAM the allocator has.
+#[expect(unsafe_code, reason = "says that the allocator's frames are this guest's")]
+pub(crate) fn exchange<'g>(
+    model: &'g Model,
+    map: &'g FakeMap<'g>,
+    frames: &'g Allocator<'g>,
+) -> Exchange<'g, 'g, Xen<&'g Model>, &'g FakeMap<'g>, HostLocks> {
+    // SAFETY: the books are on the model's own RAM, in which no object of the host lives, and its balloon is empty.
+    unsafe { Exchange::new(model.xen(), map, frames) }
+}
+
 /// A direct map whose scrubbing writes through the model.
 pub(crate) fn direct_map(model: &Model) -> FakeMap<'_> {
     FakeMap::wiping(|frame| model.clear(frame))
@@ -101,7 +112,7 @@ pub(crate) fn booted<R>(config: &Config, cpus: usize, test: impl FnOnce(&Guest<'
     let frames = books.allocator();
     let map = direct_map(&model);
     let plan = StartPlan::new(&facts(&model, config));
-    let balloon = Balloon::new(Exchange::new(model.xen(), &map, &frames), &plan);
+    let balloon = Balloon::new(exchange(&model, &map, &frames), &plan);
     test(&Guest { model: &model, map: &map, frames: &frames, plan, balloon })
 }
 

@@ -1,8 +1,7 @@
 //! Down and up, while the hypervisor does what it is asked.
 
-use super::guest::{Allocator, BLOCK, Books, CPU, MIB, booted, direct_map, facts, plain};
+use super::guest::{Allocator, BLOCK, Books, CPU, MIB, booted, direct_map, exchange, facts, plain};
 use ebb::balloon::{Balloon, Budget, Evacuate, NoEvacuation, Outcome, Reason, Scratch, StartPlan};
-use ebb::mm::exchange::Exchange;
 use ebb::mm::frame::{Contents, Extent, FrameState, Request, SparseBlock, Use};
 use ebb::units::{Frames, Gfn, Order};
 use ebb_tests::model::Model;
@@ -110,7 +109,7 @@ fn scrubbed_memory_holds_nothing_when_it_leaves() {
     // The map checks at the moment of hiding, through what the model still shows.
     let map = direct_map(&model);
     let plan = StartPlan::new(&facts(&model, &config));
-    let balloon = Balloon::new(Exchange::new(model.xen(), &map, &frames), &plan);
+    let balloon = Balloon::new(exchange(&model, &map, &frames), &plan);
     for frame in 512..model.ram_frames().get() {
         model.write(Gfn::new(frame), 17, 0x5EC2_E700 + frame);
     }

@@ -4,12 +4,11 @@
 //! and reclaims and brings home what it decided; frames that are missing are reclaimed ahead. Everything lives as long as
 //! the process, for paged memory wants that.
 
-use super::guest::{Allocator, Books, CPU, GuestBalloon, S, direct_map, facts};
+use super::guest::{Allocator, Books, CPU, GuestBalloon, S, direct_map, exchange, facts};
 use super::mangle::Mangled;
 use super::soft::{GuestFrames, Soft};
 use ebb::balloon::{Balloon, Budget, Evacuate, Outcome, Reason, Scratch, StartPlan};
 use ebb::daemon::{Cause, Daemon, Observed};
-use ebb::mm::exchange::Exchange;
 use ebb::mm::frame::{Request, SparseBlock, Use};
 use ebb::mm::page::Page;
 use ebb::mm::paged::{
@@ -133,8 +132,7 @@ impl World {
             keep(Box::leak(Box::new(Books::new(model, cpus))).allocator());
         let map = keep(direct_map(model));
         let plan = StartPlan::new(&facts(model, config));
-        let balloon: &'static GuestBalloon<'static> =
-            keep(Balloon::new(Exchange::new(model.xen(), map, frames), &plan));
+        let balloon: &'static GuestBalloon<'static> = keep(Balloon::new(exchange(model, map, frames), &plan));
         balloon.set_ceiling(balloon.base());
         let soft = keep(Soft::new(model, frames, map, host));
         let managed = frames.stats().managed;
@@ -159,7 +157,9 @@ impl World {
         let front = keep(Frontswap::new(host, tiers));
         front.init(swap, count).expect("a swap type comes into use");
         let space = keep(SwapSpace::new(front, swap, slots, is_full));
-        paged.set_swap(space).expect("there are frames for those who evict");
+        #[expect(unsafe_code, reason = "says that the swap under test keeps what it is given")]
+        // SAFETY: the memory behind these pages is the model's, in which no object lives; the tests look at every byte.
+        unsafe { paged.set_swap(space) }.expect("there are frames for those who evict");
         let relief =
             keep(Relief { balloon, paged, urgent: AtomicBool::new(false), stalls: AtomicU64::new(0) });
         paged.set_shortage(relief);

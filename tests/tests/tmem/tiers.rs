@@ -1,9 +1,10 @@
 //! Several tiers: their order, passing pages on, draining before a suspend.
 
-use crate::rig::{Rig, boot_cpu, fill, pattern, persistent, slot, swap};
+use crate::rig::{Rig, boot_cpu, fill, key, pattern, persistent, slot, swap};
 use ebb::mm::page::Page;
 use ebb::tmem::frontswap::{Frontswap, Hypervisor, Loaded, Lost, Stored};
 use ebb::tmem::tier::{Load, Loss, Refusal, Slot, Store, SwapType, Tier};
+use ebb::tmem::{Get, Put};
 use percpu::host::Host;
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -234,4 +235,63 @@ fn draining_empties_what_a_suspend_would_lose() {
     let _open = persistent(&pool);
     assert_eq!(store(&rig, &front, 51), Stored::Done);
     assert_eq!(rig.model.tmem_pages(), 1);
+}
+
+#[test]
+fn a_live_migration_that_comes_to_nothing_loses_no_page() {
+    let rig = Rig::xen412();
+    let _cpu = boot_cpu(rig.host);
+    let (charged, pool) = (rig.charged(), rig.pool());
+    let open = persistent(&pool);
+    let (tmem, later) = (Hypervisor::new(&pool), Shelf::new("later", 9));
+    let tiers: [&dyn Tier; 2] = [&tmem, &later];
+    let front = Frontswap::new(rig.host, &tiers);
+    front.init(swap(1), 100).expect("a swap type");
+    let cold = {
+        let mut page = rig.page(20);
+        fill(&mut page, 3);
+        page
+    };
+    for offset in 0..3 {
+        assert_eq!(store(&rig, &front, offset), Stored::Done);
+    }
+    assert_eq!((front.pages_in(0), later.pages()), (3, 0));
+    rig.model.tmem_log_dirty(true);
+    // Into frames that nobody has written to lately, whatever they hold.
+    for offset in 0..3 {
+        rig.model.tmem_log_dirty(true);
+        loads(&rig, &front, offset);
+    }
+    // A page that was not written to is refused there, goes elsewhere, and leaves nothing behind.
+    rig.model.tmem_log_dirty(true);
+    assert_eq!(front.store(slot(3), &cold), Stored::Done);
+    assert_eq!((front.pages_in(0), later.pages()), (3, 1));
+    assert_eq!(front.store(slot(0), &cold), Stored::Done, "in the place of one that was there");
+    assert_eq!((front.pages_in(0), later.pages()), (2, 2));
+    rig.model.tmem_log_dirty(false);
+    assert_eq!(store(&rig, &front, 3), Stored::Done);
+    assert_eq!((front.pages_in(0), later.pages()), (3, 1));
+    for offset in 1..4 {
+        loads(&rig, &front, offset);
+    }
+    assert_eq!(front.invalidate_area(swap(1)), Ok(()));
+    open.close().expect("nobody is inside");
+    rig.is_clean(charged);
+}
+
+#[test]
+fn a_get_of_an_ephemeral_page_into_a_frame_that_was_not_written_to_is_no_hazard() {
+    let rig = Rig::xen412();
+    let _cpu = boot_cpu(rig.host);
+    let (charged, pool) = (rig.charged(), rig.pool());
+    let open = pool.open(ebb::port::PoolKind::Ephemeral).expect("the model makes pools");
+    let (mut page, mut other) = (rig.page(10), rig.page(11));
+    fill(&mut page, 1);
+    fill(&mut other, 2);
+    assert_eq!(pool.put(key(1, 1), &page), Put::Stored);
+    rig.model.tmem_log_dirty(true);
+    assert_eq!((pool.get(key(1, 2), &mut other), pattern(&other)), (Get::Miss, Some(2)), "as it was");
+    assert_eq!((pool.get(key(1, 1), &mut other), pattern(&other)), (Get::Hit, Some(1)));
+    open.close().expect("nobody is inside");
+    rig.is_clean(charged);
 }

@@ -2,12 +2,13 @@
 //!
 //! Every guest is new, has 1 GiB in the large pages that the toolstack gave it, and moves memory as it is told: first
 //! memory that it has never written, then memory that it has. Linux is told through its own sysfs target, and both time
-//! themselves. The toolstack looks before and after each move: what it does not see move is no figure.
+//! themselves. The toolstack looks before and after each move: what it does not see move is no figure. The emulator
+//! breaks a Linux now and then; what that was measured for is measured with another one, from the beginning.
 
 mod figures;
 
 use super::figure::Figure;
-use super::subject::{Answer, Subject, TSC};
+use super::subject::{Answer, Subject, TSC, tried};
 use crate::build::{self, Image};
 use crate::xen::{GuestConfig, HostConfig, Session};
 use crate::{linux, setup};
@@ -224,13 +225,38 @@ fn check_sizes(sizes_mib: &[u32]) -> Result<()> {
 }
 
 impl Rig<'_> {
-    /// Starts a Linux guest, with so much memory.
-    fn start_linux(&mut self, name: &str, words: &str, memory_mib: u32) -> Result<Subject<'_>> {
-        let config = config(name, LINUX, words, memory_mib);
-        let config = GuestConfig { ramdisk: Some(LINUX_INITRAMFS.into()), ..config };
-        let (subject, ready) = Subject::start(self.session, &config)?;
-        self.linux_version = ready.word("version")?.to_owned();
-        Ok(subject)
+    /// Has a job done by a new Linux guest, with so much memory.
+    fn by_linux<T>(
+        &mut self,
+        name: &str,
+        words: &str,
+        memory_mib: u32,
+        job: impl Fn(&mut Subject<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let (version, done) = tried(|number| {
+            let config = config(&format!("{name}-{number}"), LINUX, words, memory_mib);
+            let config = GuestConfig { ramdisk: Some(LINUX_INITRAMFS.into()), ..config };
+            let (subject, ready) = Subject::start(self.session, &config)?;
+            let (subject, done) =
+                subject.doing(|subject| Ok((ready.word("version")?.to_owned(), job(subject)?)))?;
+            subject.end()?;
+            Ok(done)
+        })?;
+        self.linux_version = version;
+        Ok(done)
+    }
+
+    /// Has a job done by a new Ebb guest, with so much memory. One that breaks is what this is here to find.
+    fn by_ebb<T>(
+        &self,
+        name: &str,
+        memory_mib: u32,
+        job: impl FnOnce(&mut Subject<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let config = config(name, TESTS, EBB_CMDLINE, memory_mib);
+        let (subject, done) = Subject::start(self.session, &config)?.0.doing(job)?;
+        subject.end()?;
+        Ok(done)
     }
 
     fn linux(&mut self, how: How, mib: u32, round: u32) -> Result<()> {
@@ -238,37 +264,24 @@ impl Rig<'_> {
             How::LinuxFast => ("linux-fast", format!("{} {}", linux::CMDLINE, linux::FAST)),
             _ => ("linux", linux::CMDLINE.to_owned()),
         };
-        let mut subject = self.start_linux(&format!("{name}-{mib}-{round}"), &words, GUEST_MIB)?;
-        let mut moves = Vec::new();
-        both_ways(&mut subject, how, mib, false, &mut moves)?;
-        subject.ask(&format!("touch {mib}"), "touched")?;
-        both_ways(&mut subject, how, mib, true, &mut moves)?;
-        subject.end()?;
+        let name = format!("{name}-{mib}-{round}");
+        let moves = self.by_linux(&name, &words, GUEST_MIB, |subject| moves(subject, mib, how, &[how]))?;
         self.moves.add(moves);
         Ok(())
     }
 
     fn ebb(&mut self, mib: u32, round: u32) -> Result<()> {
-        let config = config(&format!("ebb-{mib}-{round}"), TESTS, EBB_CMDLINE, GUEST_MIB);
-        let (mut subject, _) = Subject::start(self.session, &config)?;
-        let mut moves = Vec::new();
-        both_ways(&mut subject, How::Balloon, mib, false, &mut moves)?;
-        subject.ask(&format!("touch {mib}"), "touched")?;
-        both_ways(&mut subject, How::Balloon, mib, true, &mut moves)?;
-        subject.end()?;
+        let name = format!("ebb-{mib}-{round}");
+        let ours = How::Balloon;
+        let moves = self.by_ebb(&name, GUEST_MIB, |subject| moves(subject, mib, ours, &[ours]))?;
         self.moves.add(moves);
         Ok(())
     }
 
     fn bare(&mut self, mib: u32, round: u32) -> Result<()> {
-        let config = config(&format!("bare-{mib}-{round}"), TESTS, EBB_CMDLINE, GUEST_MIB);
-        let (mut subject, _) = Subject::start(self.session, &config)?;
-        let mut moves = Vec::new();
-        both_ways(&mut subject, How::Blocks, mib, false, &mut moves)?;
-        subject.ask(&format!("touch {mib}"), "touched")?;
-        both_ways(&mut subject, How::BlocksScrubbed, mib, true, &mut moves)?;
-        both_ways(&mut subject, How::Frames, mib, true, &mut moves)?;
-        subject.end()?;
+        let name = format!("bare-{mib}-{round}");
+        let touched = [How::BlocksScrubbed, How::Frames];
+        let moves = self.by_ebb(&name, GUEST_MIB, |subject| moves(subject, mib, How::Blocks, &touched))?;
         self.moves.add(moves);
         Ok(())
     }
@@ -277,21 +290,17 @@ impl Rig<'_> {
     /// no word with dom0.
     fn linux_spike(&mut self, round: u32) -> Result<()> {
         let name = format!("linux-spike-{round}");
-        let mut subject = self.start_linux(&name, linux::CMDLINE, SPIKE_GUEST_MIB)?;
-        subject.ask(&format!("down {LINUX_DOWN_MIB}"), "moved")?;
-        let spike = Spike::new(&subject.ask(&format!("spike {SPIKE_MIB}"), "spiked")?)?;
-        subject.end()?;
+        let down = format!("down {LINUX_DOWN_MIB}");
+        let spike = self.by_linux(&name, linux::CMDLINE, SPIKE_GUEST_MIB, |subject| spike(subject, &down))?;
         self.spikes.push((How::Linux, spike));
         Ok(())
     }
 
     /// Ebb gets memory back where a page is touched and none is free.
     fn ebb_spike(&mut self, round: u32) -> Result<()> {
-        let config = config(&format!("ebb-spike-{round}"), TESTS, EBB_CMDLINE, SPIKE_GUEST_MIB);
-        let (mut subject, _) = Subject::start(self.session, &config)?;
-        subject.ask(&format!("down balloon {EBB_DOWN_MIB}"), "moved")?;
-        let spike = Spike::new(&subject.ask(&format!("spike {SPIKE_MIB}"), "spiked")?)?;
-        subject.end()?;
+        let down = format!("down balloon {EBB_DOWN_MIB}");
+        let name = format!("ebb-spike-{round}");
+        let spike = self.by_ebb(&name, SPIKE_GUEST_MIB, |subject| spike(subject, &down))?;
         self.spikes.push((How::Balloon, spike));
         Ok(())
     }
@@ -311,14 +320,28 @@ fn config(name: &str, kernel: &str, cmdline: &str, memory_mib: u32) -> GuestConf
     }
 }
 
+/// What was moved, and how that went.
+type Taken = Vec<((How, Case), Move)>;
+
+/// Moves memory that was never written, one way, and then, when it has been written, each of some ways.
+fn moves(subject: &mut Subject<'_>, mib: u32, untouched: How, touched: &[How]) -> Result<Taken> {
+    let mut moves = Vec::new();
+    both_ways(subject, untouched, mib, false, &mut moves)?;
+    subject.ask(&format!("touch {mib}"), "touched")?;
+    for &how in touched {
+        both_ways(subject, how, mib, true, &mut moves)?;
+    }
+    Ok(moves)
+}
+
+/// Gives memory away and then wants much.
+fn spike(subject: &mut Subject<'_>, down: &str) -> Result<Spike> {
+    subject.ask(down, "moved")?;
+    Spike::new(&subject.ask(&format!("spike {SPIKE_MIB}"), "spiked")?)
+}
+
 /// Moves memory down and up again.
-fn both_ways(
-    subject: &mut Subject<'_>,
-    how: How,
-    mib: u32,
-    touched: bool,
-    moves: &mut Vec<((How, Case), Move)>,
-) -> Result<()> {
+fn both_ways(subject: &mut Subject<'_>, how: How, mib: u32, touched: bool, moves: &mut Taken) -> Result<()> {
     for direction in Direction::BOTH {
         let before = subject.seen_mib()?;
         let line = format!("{} {}{mib}", direction.word(), how.word());
@@ -337,7 +360,7 @@ fn both_ways(
 }
 
 impl Moves {
-    fn add(&mut self, moves: Vec<((How, Case), Move)>) {
+    fn add(&mut self, moves: Taken) {
         for (key, taken) in moves {
             self.0.entry(key).or_default().push(taken);
         }

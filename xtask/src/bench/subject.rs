@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 const LINE_BOUND: Duration = Duration::from_secs(300);
 /// How long a command in dom0 may take.
 const COMMAND_BOUND: Duration = Duration::from_secs(90);
+/// Guests that are asked the same, one after another, as long as they fail.
+const TRIES: u32 = 3;
 /// How the lines of the script in Linux begin.
 const MARK: u8 = b'@';
 
@@ -54,15 +56,37 @@ impl Answer {
     }
 }
 
+/// Does what takes a guest that the emulator may break, which happens: then with another one. `job` is told which try
+/// this is, from 1.
+///
+/// # Errors
+///
+/// That of the last try.
+pub(super) fn tried<T>(mut job: impl FnMut(u32) -> Result<T>) -> Result<T> {
+    let mut number = 1;
+    loop {
+        match job(number) {
+            Err(error) if number < TRIES => eprintln!("bench: once more, with another guest: {error:#}"),
+            outcome => return outcome,
+        }
+        number += 1;
+    }
+}
+
 impl<'s> Subject<'s> {
     /// Starts a guest and waits until it listens. One that does not is gone afterwards.
     pub(super) fn start(session: &'s Session, config: &GuestConfig) -> Result<(Self, Answer)> {
         let guest = session.create(config)?;
-        let mut subject = Self { session, guest, name: config.name.clone(), text: String::new() };
-        match subject.answer("ready") {
-            Ok(ready) => Ok((subject, ready)),
+        let subject = Self { session, guest, name: config.name.clone(), text: String::new() };
+        subject.doing(|subject| subject.answer("ready"))
+    }
+
+    /// Has a job done with it. If that fails the guest is destroyed, whatever it does.
+    pub(super) fn doing<T>(mut self, job: impl FnOnce(&mut Self) -> Result<T>) -> Result<(Self, T)> {
+        match job(&mut self) {
+            Ok(done) => Ok((self, done)),
             Err(error) => {
-                subject.give_up()?;
+                self.guest.destroy()?;
                 Err(error)
             }
         }
@@ -86,23 +110,23 @@ impl<'s> Subject<'s> {
     }
 
     /// Ends it.
-    pub(super) fn end(mut self) -> Result<()> {
+    pub(super) fn end(self) -> Result<()> {
+        let (subject, ()) = self.doing(Self::power_off)?;
+        subject.guest.destroy()
+    }
+
+    fn power_off(&mut self) -> Result<()> {
         self.type_line("off")?;
         let deadline = Instant::now() + LINE_BOUND;
         loop {
             match self.guest.next(deadline)? {
                 Event::Line(line) => self.hear(&line.bytes),
-                Event::Ended(Ending::Poweroff) => return self.guest.destroy(),
+                Event::Ended(Ending::Poweroff) => return Ok(()),
                 Event::Ended(ending) => bail!("{} ended as {ending:?}:\n{}", self.name, self.text),
                 Event::Interrupted => bail!("interrupted"),
                 Event::Deadline => bail!("{} does not end:\n{}", self.name, self.text),
             }
         }
-    }
-
-    /// Destroys it, whatever it does.
-    pub(super) fn give_up(self) -> Result<()> {
-        self.guest.destroy()
     }
 
     fn type_line(&self, line: &str) -> Result<()> {
@@ -174,6 +198,19 @@ fn listed_mib(list: &str, name: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_fails_is_tried_with_another_guest_and_not_for_ever() {
+        let second = tried(|number| if number == 2 { Ok(number) } else { bail!("guest {number} is broken") });
+        assert_eq!(second.unwrap(), 2, "no third is asked");
+        let mut asked = Vec::new();
+        let never = tried(|number| -> Result<()> {
+            asked.push(number);
+            bail!("guest {number} is broken")
+        });
+        assert_eq!(never.unwrap_err().to_string(), format!("guest {TRIES} is broken"));
+        assert_eq!(asked, (1..=TRIES).collect::<Vec<_>>());
+    }
 
     #[test]
     fn both_kinds_of_lines_are_understood() {

@@ -1,8 +1,8 @@
 //! The modules that a Linux guest loads, kept beside the kit: the packages that they come from are not.
 
+use super::Kit;
 use super::kernel::{self, Modules, Tools};
 use super::packages::Store;
-use super::{Kit, directory};
 use crate::linux;
 use crate::xen::initramfs;
 use anyhow::{Context, Result};
@@ -20,10 +20,10 @@ const ORDER: &str = "order";
 ///
 /// If the distribution does not offer that kernel any more, or they cannot be kept.
 pub(crate) fn guest_modules(kit: &Kit) -> Result<Modules> {
-    let home = directory().join(&kit.xen_version);
+    let home = kit.home();
     let place = home.join(PLACE);
     if !place.is_dir() {
-        fetch(kit, &home).with_context(|| {
+        fetch(kit, home).with_context(|| {
             format!(
                 "the modules of Linux {} for guests are missing; `cargo xtask setup --refresh` makes the kit anew",
                 kit.linux_version
@@ -38,7 +38,7 @@ fn fetch(kit: &Kit, home: &Path) -> Result<()> {
     let root = work.join("root");
     let mut store = Store::new(&work.join("packages"), &root)?;
     store.add_kernel(&format!("linux-image-{}", kit.linux_version))?;
-    let tools = Tools { busybox: initramfs::find_busybox(&kit.xen.with_file_name("root"))? };
+    let tools = Tools { busybox: initramfs::find_busybox(&kit.root())? };
     keep(home, &kernel::modules(&tools, &root, &kit.linux_version, linux::MODULES)?)?;
     fs::remove_dir_all(&work).with_context(|| format!("cannot remove {}", work.display()))
 }

@@ -15,7 +15,7 @@ const XZ: &[u8] = b"\xFD7zXZ\0";
 /// The first bytes of a zstd stream.
 const ZSTD: &[u8] = b"\x28\xB5\x2F\xFD";
 /// The first bytes of a gzip stream.
-const GZIP: &[u8] = b"\x1F\x8B";
+pub(super) const GZIP: &[u8] = b"\x1F\x8B";
 
 /// Programs that came with the packages and run on the host.
 #[derive(Debug)]

@@ -55,17 +55,31 @@ fn until(
     what: &str,
     wanted: impl Fn(u64) -> bool,
 ) -> Result<u64> {
+    match until_or_end(session, guest, said, what, wanted)? {
+        Ok(kib) => Ok(kib),
+        Err(ending) => bail!("{what}: it ended as {ending:?}:\n{}", said.text),
+    }
+}
+
+/// The same for a guest that may end before that.
+fn until_or_end(
+    session: &Session,
+    guest: &mut Guest<'_>,
+    said: &mut Said,
+    what: &str,
+    wanted: impl Fn(u64) -> bool,
+) -> Result<Result<u64, Ending>> {
     let deadline = Instant::now() + BOUND;
     loop {
         let kib = charged_kib(session, guest)?;
         if wanted(kib) {
-            return Ok(kib);
+            return Ok(Ok(kib));
         }
         ensure!(Instant::now() < deadline, "{what}: Xen charges {kib} KiB; it said:\n{}", said.text);
         // One more sample of the guest: the wait, and its console is read.
         let seen = said.records.len();
         if let Some(ending) = listen(guest, said, |said| said.records.len() > seen)? {
-            bail!("{what}: it ended as {ending:?}:\n{}", said.text);
+            return Ok(Err(ending));
         }
     }
 }
@@ -257,12 +271,36 @@ fn samples(said: &Said, from: usize) -> impl Iterator<Item = &Record> {
 /// A load beyond the memory that the guest may have, and then idleness: pages go out, and come home although nobody
 /// touches them, and the host has its memory back.
 fn after_a_spike(session: &Session) -> Result<()> {
+    // How long a spike lasts, in seconds. One that was too short for a machine that is busy with other things says nothing.
+    let mut too_short = String::new();
+    for seconds in [6, 18, 36] {
+        match spike(session, seconds)? {
+            Spike::Shown => return Ok(()),
+            Spike::TooShort(why) => too_short += &format!("\n{seconds} s are too short: {why}"),
+        }
+    }
+    bail!("no spike was long enough:{too_short}")
+}
+
+/// What came of a spike.
+enum Spike {
+    /// All of it.
+    Shown,
+    /// It was over, or the idleness after it was, before all had happened; what was missing.
+    TooShort(String),
+}
+
+/// One such load, for so many seconds, after idleness for two thirds of that, and before idleness for four times that.
+fn spike(session: &Session, seconds: u64) -> Result<Spike> {
     const TRACE: &str = "/guests/spike";
     /// Pages out at the height of the spike, and pages that nobody would have brought home, at least.
     const OUT_KIB: u64 = 32 * MIB;
     const HOME: u64 = 500;
+    /// What it uses before and after.
+    const IDLE_KIB: u64 = 24 * MIB;
     // Seconds, MiB, touches per second. The guest may have 64 MiB; it is idle before and after.
-    let trace = "0 24 0\\n4 104 4000\\n10 24 0\\n34 24 0\\n";
+    let (begin, end) = (seconds * 2 / 3, seconds * 2 / 3 + seconds);
+    let trace = format!("0 24 0\\n{begin} 104 4000\\n{end} 24 0\\n{} 24 0\\n", end + 4 * seconds);
     session.exec(&format!("printf '{trace}' >{TRACE}"), COMMAND_BOUND)?.success()?;
     let cmdline = "swap.commit_percent=150 workload=trace sample_ms=250 \
                    selfballoon.selfballoon_interval=1 selfballoon.selfballoon_downhysteresis=1 \
@@ -276,28 +314,61 @@ fn after_a_spike(session: &Session) -> Result<()> {
     let mut said = Said::default();
     let number = |record: &Record, name| record.number(name).unwrap_or_default();
     let out = |said: &Said| samples(said, 0).any(|sample| number(sample, "swapped_kib") > OUT_KIB);
-    if let Some(ending) = listen(&mut guest, &mut said, out)? {
+    let over = |said: &Said| {
+        let mut live =
+            samples(said, 0).map(|sample| number(sample, "live_kib")).skip_while(|kib| *kib <= IDLE_KIB);
+        live.next().is_some() && live.last().is_some_and(|kib| kib <= IDLE_KIB)
+    };
+    if let Some(ending) = listen(&mut guest, &mut said, |said| out(said) || over(said))? {
         bail!("it ended as {ending:?} before enough was out:\n{}", said.text);
     }
+    if !out(&said) {
+        stop(guest, said)?;
+        return Ok(Spike::TooShort(format!("less than {OUT_KIB} KiB were out")));
+    }
     // Xen's count, which the guest has told: whoever runs this may come late to look for himself.
-    let before = samples(&said, 0).take_while(|sample| number(sample, "live_kib") <= 24 * MIB);
+    let before = samples(&said, 0).take_while(|sample| number(sample, "live_kib") <= IDLE_KIB);
     let floor = before.map(|sample| number(sample, "reservation_kib")).min();
     let floor = floor.context("it said nothing before the spike")?;
     let seen = said.records.len();
-    let empty = |said: &Said| samples(said, seen).any(|sample| number(sample, "swapped_kib") == 0);
+    let is_empty =
+        |sample: &Record| number(sample, "swapped_kib") == 0 && number(sample, "live_kib") <= IDLE_KIB;
+    let empty = |said: &Said| samples(said, seen).any(is_empty);
     if let Some(ending) = listen(&mut guest, &mut said, empty)? {
-        bail!("it ended as {ending:?} before all were home:\n{}", said.text);
+        return ended_well(guest, &said, ending, "not all were home");
     }
-    let sample = said.records.last().context("there is a sample")?;
-    ensure!(number(sample, "live_kib") == 24 * MIB, "all are gone, and not home: {sample:?}");
+    let sample = samples(&said, seen).find(|sample| is_empty(sample)).context("there is a sample")?;
+    if number(sample, "live_kib") < IDLE_KIB {
+        // It has begun to check what it has, and to give it back.
+        let ending = listen(&mut guest, &mut said, |_| false)?.context("nothing else ends this")?;
+        return ended_well(guest, &said, ending, "not all were home");
+    }
     let home = number(sample, "swap_home");
     ensure!(home > HOME, "of the pages that came home {home} were brought: {sample:?}");
     for tier in ["same_kib", "pool_kib"] {
         ensure!(number(sample, tier) == 0, "frontswap is not empty: {sample:?}");
     }
     let back = |kib: u64| kib.abs_diff(floor) <= STEP_KIB;
-    until(session, &mut guest, &mut said, &format!("back at {floor} KiB"), back)?;
+    let what = format!("back at {floor} KiB");
+    match until_or_end(session, &mut guest, &mut said, &what, back)? {
+        Ok(_) => {}
+        Err(ending) => return ended_well(guest, &said, ending, "the host did not have its memory back"),
+    }
     let said = ends_as(guest, said, Ending::Poweroff)?;
+    did_its_work(&said)?;
+    Ok(Spike::Shown)
+}
+
+/// A spike that was too short, if that is all that was wrong with it.
+fn ended_well(guest: Guest<'_>, said: &Said, ending: Ending, missing: &str) -> Result<Spike> {
+    ensure!(ending == Ending::Poweroff, "it ended as {ending:?}, and {missing}:\n{}", said.text);
+    did_its_work(said)?;
+    guest.destroy()?;
+    Ok(Spike::TooShort(missing.to_owned()))
+}
+
+/// The application came to its end, and all of its data was right.
+fn did_its_work(said: &Said) -> Result<()> {
     let done = said.record("done").context("the application did not end")?;
     ensure!(done.get("outcome") == Some("done") && done.number("errors") == Some(0), "{done:?}");
     Ok(())

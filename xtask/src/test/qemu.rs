@@ -8,10 +8,10 @@ use crate::build::{self, Built, Image};
 use crate::console::Event;
 use crate::setup;
 use anyhow::Result;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long the plain image may take, in the words of the promise that it keeps.
+/// How long a plain image may take.
 const PLAIN_BOUND: Duration = Duration::from_secs(60);
 
 /// One machine: what makes it different, and which cases are asked there.
@@ -60,11 +60,12 @@ pub(crate) fn run(
         let mut machine = Bare { shape, image: &tests, out, options: guest::options(soak_s), boots: 0 };
         guest::run(Rung::Qemu, shape.name, &mut machine, shape.only, filter, results)?;
     }
-    let id = "image.says_what_it_found_and_ends";
-    if filter.is_none_or(|filter| id.contains(filter)) {
-        let begun = Instant::now();
-        let outcome = plain_image(&build::build(Image::Ebb)?.image, out)?;
-        results.add(Case { id: id.to_owned(), rung: Rung::Qemu, outcome, took: begun.elapsed() });
+    for plain in &PLAIN {
+        if filter.is_none_or(|filter| plain.id.contains(filter)) {
+            let begun = Instant::now();
+            let outcome = plain.run(out)?;
+            results.add(Case { id: plain.id.to_owned(), rung: Rung::Qemu, outcome, took: begun.elapsed() });
+        }
     }
     results.finish(Rung::Qemu, begun.elapsed());
     Ok(())
@@ -107,32 +108,57 @@ impl Guest for Bare<'_> {
     }
 }
 
-/// The image that users run: it says that there is no balloon, and ends well.
-fn plain_image(image: &Path, out: &Path) -> Result<Outcome> {
-    let mut guest = BareGuest::start(&BareConfig {
-        out: out.to_path_buf(),
-        name: "qemu-image".to_owned(),
-        kernel: PathBuf::from(image),
-        cmdline: "no.such.option loglevel=loud".to_owned(),
-        memory_mib: 64,
-        vcpus: 1,
-    })?;
-    let deadline = Instant::now() + PLAIN_BOUND;
-    let mut text = String::new();
-    loop {
-        match guest.next(deadline)? {
-            Event::Line(line) => text += &(String::from_utf8_lossy(&line.bytes) + "\n"),
-            Event::Interrupted => {}
-            Event::Ended(BareEnding::Success) => break,
-            Event::Ended(other) => return Ok(Outcome::Failed(format!("it ended as {other:?}\n{text}"))),
-            Event::Deadline => return Ok(Outcome::Failed(format!("it did not end\n{text}"))),
+/// An image without test cases, judged by how it ends and by what it says to people.
+struct Plain {
+    id: &'static str,
+    image: Image,
+    cmdline: &'static str,
+    says: &'static [&'static str],
+}
+
+/// The image that users run says that there is no balloon, and ends well; the application of docs/applications.md, too.
+const PLAIN: [Plain; 2] = [
+    Plain {
+        id: "image.says_what_it_found_and_ends",
+        image: Image::Ebb,
+        cmdline: "no.such.option loglevel=loud",
+        says: &["ballooning is unavailable", "unknown option \"no.such.option\"", "accepted: off|error|warn"],
+    },
+    Plain {
+        id: "example.takes_checks_and_gives_back",
+        image: Image::Example,
+        cmdline: "app.mib=16 app.rounds=2 app.pause_s=0",
+        says: &["round 2: 16 MiB taken", "round 2: checked, and given back"],
+    },
+];
+
+impl Plain {
+    fn run(&self, out: &Path) -> Result<Outcome> {
+        let image = build::build(self.image)?.image;
+        let mut guest = BareGuest::start(&BareConfig {
+            out: out.to_path_buf(),
+            name: format!("qemu-{}", self.id.split('.').next().unwrap_or_default()),
+            kernel: image,
+            cmdline: self.cmdline.to_owned(),
+            memory_mib: 64,
+            vcpus: 1,
+        })?;
+        let deadline = Instant::now() + PLAIN_BOUND;
+        let mut text = String::new();
+        loop {
+            match guest.next(deadline)? {
+                Event::Line(line) => text += &(String::from_utf8_lossy(&line.bytes) + "\n"),
+                Event::Interrupted => {}
+                Event::Ended(BareEnding::Success) => break,
+                Event::Ended(other) => {
+                    return Ok(Outcome::Failed(format!("it ended as {other:?}\n{text}")));
+                }
+                Event::Deadline => return Ok(Outcome::Failed(format!("it did not end\n{text}"))),
+            }
         }
+        Ok(match self.says.iter().find(|said| !text.contains(**said)) {
+            Some(missing) => Outcome::Failed(format!("it does not say {missing:?}\n{text}")),
+            None => Outcome::Passed,
+        })
     }
-    for said in ["ballooning is unavailable", "unknown option \"no.such.option\"", "accepted: off|error|warn"]
-    {
-        if !text.contains(said) {
-            return Ok(Outcome::Failed(format!("it does not say {said:?}\n{text}")));
-        }
-    }
-    Ok(Outcome::Passed)
 }

@@ -57,6 +57,7 @@ const CONSOLES: usize = 8;
 pub(crate) fn run(
     filter: Option<&str>,
     soak_s: Option<u32>,
+    guest_words: &str,
     out: &Path,
     results: &mut Results,
 ) -> Result<()> {
@@ -73,7 +74,7 @@ pub(crate) fn run(
     let cases: Vec<&(&str, Ask)> =
         system::CASES.iter().chain(elastic::CASES).chain(swap::CASES).filter(|(id, _)| wanted(id)).collect();
     if !shapes.is_empty() || !cases.is_empty() {
-        on_one_host(&kit, (&tests, &image), &shapes, &cases, (filter, soak_s), out, results)?;
+        on_one_host(&kit, (&tests, &image), &shapes, &cases, (filter, soak_s, guest_words), out, results)?;
     }
     for (id, ask) in several::CASES.iter().filter(|(id, _)| wanted(id)) {
         let out = out.join(id.replace('.', "-"));
@@ -89,12 +90,13 @@ fn on_one_host(
     (tests, image): (&Built, &Path),
     shapes: &[&Shape],
     cases: &[&(&str, Ask)],
-    (filter, soak_s): (Option<&str>, Option<u32>),
+    (filter, soak_s, guest_words): (Option<&str>, Option<u32>, &str),
     out: &Path,
     results: &mut Results,
 ) -> Result<()> {
     let largest = shapes.iter().map(|shape| shape.memory_mib).max().unwrap_or_default();
     let mut host = HostConfig::for_guests(out, largest.max(LEAST_MIB), CONSOLES);
+    host.guest_words = guest_words.to_owned();
     host.files.push((TESTS.into(), tests.image.clone()));
     host.files.push((IMAGE.into(), image.to_path_buf()));
     let session = Session::boot(kit, &host)?;

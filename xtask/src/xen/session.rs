@@ -1,11 +1,12 @@
 //! One machine with Xen: booted, asked to do things, powered off.
 
 use super::agent::{Agent, Output, Reply};
-use super::guest::{Guest, GuestConfig, Sink};
+use super::guest::{Guest, Sink};
 use super::initramfs;
 use super::memory::{self, Look};
 use super::nested;
 use super::ports::Listeners;
+use super::xl::GuestConfig;
 use crate::qemu::{self, Accelerator, Qemu};
 use crate::setup::Kit;
 use crate::{build, interrupt};
@@ -24,8 +25,8 @@ use std::time::{Duration, Instant};
 pub(crate) const DOM0_MIB: u32 = 384;
 /// What Xen itself needs, and what its books on each guest may come to.
 pub(crate) const XEN_MIB: u32 = 192;
-/// QEMU starts and connects at once, or not at all.
-const CONNECT_BOUND: Duration = Duration::from_secs(30);
+/// QEMU starts and connects at once on an idle machine.
+const CONNECT_BOUND: Duration = Duration::from_secs(90);
 /// Dom0 is ready after 6 s on an idle machine under emulation.
 const BOOT_BOUND: Duration = Duration::from_secs(180);
 /// How long powering off may take.
@@ -61,6 +62,8 @@ pub(crate) struct HostConfig {
     pub(crate) guests: usize,
     /// Files for dom0: the path there, which is absolute, and the file here.
     pub(crate) files: Vec<(String, PathBuf)>,
+    /// More of every guest's command line; it comes last.
+    pub(crate) guest_words: String,
 }
 
 impl HostConfig {
@@ -72,6 +75,7 @@ impl HostConfig {
             cpus: 2,
             guests,
             files: Vec::new(),
+            guest_words: String::new(),
         }
     }
 }
@@ -88,6 +92,7 @@ pub(crate) struct Session {
     memory_port: usize,
     ready_after: Duration,
     accelerator: Accelerator,
+    guest_words: String,
 }
 
 /// What the guests use too.
@@ -149,7 +154,7 @@ impl Session {
         let names = consoles.chain([MEMORY, CONTROL].map(str::to_owned)).collect();
         let listeners = Listeners::new(&work.0, names)?;
         let accelerator = Accelerator::detect_for_hypervisor();
-        let mut words = words(config);
+        let mut words = words(config, &kit.xen_words);
         words.extend(listeners.words());
         words.extend(nested::words());
         let mut qemu = Qemu::start(accelerator, &words, &work.0, &out.join(QEMU_LOG), |_| {})?;
@@ -203,6 +208,7 @@ impl Session {
             memory_port: config.guests + 1,
             ready_after,
             accelerator,
+            guest_words: config.guest_words.clone(),
         })
     }
 
@@ -288,7 +294,8 @@ impl Session {
     /// refuses; then the error has its words.
     pub(crate) fn create(&self, config: &GuestConfig) -> Result<Guest<'_>> {
         let console = self.lock().pop().context("every console of this machine is in use by a guest")?;
-        Guest::create(self, config, console)
+        let cmdline = format!("{} {}", config.cmdline, self.guest_words).trim().to_owned();
+        Guest::create(self, &GuestConfig { cmdline, ..config.clone() }, console)
     }
 
     /// Powers the machine off and waits for its end.
@@ -332,10 +339,10 @@ const EAGER_FPU: &str = "spec-ctrl=eager-fpu";
 
 /// QEMU's words for the machine itself. All paths are relative to its working directory: QEMU cuts the
 /// initial-RAM-disk list at commas and spaces, and these have none.
-fn words(config: &HostConfig) -> Vec<String> {
+fn words(config: &HostConfig, xen_words: &str) -> Vec<String> {
     let xen = format!(
         "console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all conring_size=1M \
-         dom0_mem={DOM0_MIB}M dom0_max_vcpus=1 {EAGER_FPU}"
+         dom0_mem={DOM0_MIB}M dom0_max_vcpus=1 {EAGER_FPU} {xen_words}"
     );
     let linux = format!("linux {LINUX_WORDS} ebb_control={},initramfs", config.guests + 2);
     let memory = format!("{}M", config.memory_mib);
@@ -449,11 +456,12 @@ mod tests {
     #[test]
     fn paths_for_qemu_need_no_quoting() {
         let config = HostConfig::for_guests(Path::new("/a, b"), 256, 3);
-        let words = words(&config);
+        let words = words(&config, "tmem=1");
         assert!(words.iter().all(|word| !word.contains("/a, b")), "{words:?}");
         assert!(
             words.iter().any(|word| word.starts_with("linux ") && word.ends_with(" ebb_control=5,initramfs"))
         );
+        assert!(words.iter().any(|word| word.starts_with("console=com1 ") && word.ends_with(" tmem=1")));
         assert!(config.memory_mib > DOM0_MIB + 256);
     }
 }

@@ -90,7 +90,9 @@ impl<T> PerCpu<T> {
     ///
     /// # Safety
     ///
-    /// Every access to this `PerCpu` is by CPUs of one and the same machine (in a kernel there is only one).
+    /// Every access to this `PerCpu` is by CPUs of one and the same machine (in a kernel there is only one). And
+    /// interrupts have been off since `irq` was made: whatever turned them off before it lives, too. Guards dropped in
+    /// another order than the reverse turn them on too early, and nothing keeps safe code from that.
     #[inline]
     pub unsafe fn get_exclusive<'a, P: Cpus>(&'a self, irq: &'a IrqOff<P>) -> &'a T {
         self.slot(irq.cpu())

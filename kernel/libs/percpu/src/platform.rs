@@ -313,7 +313,9 @@ impl<P: Cpus> Drop for CpuPin<P> {
     }
 }
 
-/// Interrupts are off on this CPU while this lives. Nests; guards must be dropped in reverse order.
+/// Interrupts are off on this CPU while this lives. Nests; guards must be dropped in reverse order: the outermost turns
+/// interrupts on again, whatever else there is. What must not be true of memory then is not rested on this value alone:
+/// [`PerCpu::get_exclusive`](crate::PerCpu::get_exclusive) has its caller promise the order.
 #[derive(Debug)]
 #[must_use = "interrupts are on again as soon as this is dropped"]
 pub struct IrqOff<P: Cpus> {

@@ -16,7 +16,8 @@
 //! and is consumed here: an owned extent that is on its way out has no other holder, no object in it, and is no
 //! longer in the direct map once the hypervisor hears of it. Only what is *known* to be a hole is put into the
 //! balloon, and only what is in the balloon is populated, so no frame is ever populated over; and a frame is freed
-//! only if it is known to be memory. Tokens of another allocator are impossible: lots are filled from this one.
+//! only if it is known to be memory. Tokens of another allocator are impossible: lots are filled from this one, and
+//! that this one's frames are this guest's is the promise of [`Exchange::new`].
 //!
 //! Nothing here allocates, waits for a lock of its own, or keeps state between calls but counters and limbo. So
 //! several CPUs may be inside at once, each with its own lots, and [`populate`](Exchange::populate) may come on top
@@ -85,7 +86,22 @@ impl<P, D, L: LockKind> fmt::Debug for Exchange<'_, '_, P, D, L> {
 
 impl<'a, 'm, P, D, L: LockKind> Exchange<'a, 'm, P, D, L> {
     /// An exchange in which nothing has happened.
-    pub const fn new(port: P, map: D, frames: &'a FrameAllocator<'m, L>) -> Self {
+    ///
+    /// # Safety
+    ///
+    /// The frames that `frames` keeps books on are memory, or holes, of the very guest that `port` speaks for, under
+    /// the same numbers; they are nobody's but a token's holder's; what the allocator has in its balloon are holes; and
+    /// the map is the one through which that guest sees its memory. (An allocator touches no memory, so anybody can make
+    /// one of any numbers: a token proves something only of memory that its allocator was given.)
+    ///
+    /// ```compile_fail,E0133
+    /// # use ebb::mm::{direct_map::DirectMap, exchange::Exchange, frame::{FrameAllocator, TicketLocks}};
+    /// # use ebb::xen::{Transport, Xen};
+    /// fn gives_away<T: Transport>(xen: Xen<T>, map: impl DirectMap, of_any_numbers: &FrameAllocator<'_, TicketLocks>) {
+    ///     let _ = Exchange::new(xen, map, of_any_numbers);
+    /// }
+    /// ```
+    pub const unsafe fn new(port: P, map: D, frames: &'a FrameAllocator<'m, L>) -> Self {
         Self { port, map, frames, counters: Counters::new(), limbo: Limbo::new() }
     }
 
@@ -136,7 +152,8 @@ impl<P: MemoryOps + HvmOps, D: DirectMap, L: LockKind> Exchange<'_, '_, P, D, L>
     pub fn retry_limbo(&self) -> Frames {
         let mut gone = Frames::ZERO;
         self.limbo.retry(|Waiting { first, order, doubtful }| {
-            let Ok(extent) = self.frames.attach(first, order) else {
+            // SAFETY: `leave_in_limbo` detached it and left it to limbo, which gives it out once.
+            let Ok(extent) = (unsafe { self.frames.attach(first, order) }) else {
                 unreachable!("an extent in limbo is held by somebody else")
             };
             if doubtful {

@@ -121,13 +121,15 @@ impl<P: MemoryOps + HvmOps, D: DirectMap, L: LockKind> Exchange<'_, '_, P, D, L>
     fn admit(&self, extent: Extent<Ballooned>, populated: &mut Populated) {
         let frames = extent.frames();
         if self.map.show(extent.first(), extent.order()).is_ok() {
-            ours(self.frames.give_back(extent));
+            // SAFETY: a populate has counted all of its frames: `populate` and `populate_pieces` admit nothing else.
+            ours(unsafe { self.frames.give_back(extent) });
             populated.usable += frames;
             populated.returned += frames;
         } else {
             add(&self.counters.show_failures, 1);
             populated.stopped.get_or_insert(Stop::NoTable);
-            let extent = ours(self.frames.reuse(extent, Use::Ballooning, Owner::NONE));
+            // SAFETY: as above.
+            let extent = ours(unsafe { self.frames.reuse(extent, Use::Ballooning, Owner::NONE) });
             populated.returned += frames - self.release_pieces(extent, false);
         }
     }

@@ -114,7 +114,13 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
     /// # Errors
     ///
     /// [`Rejected`] with the token, if it belongs to another allocator.
-    pub fn give_back(&self, extent: Extent<Ballooned>) -> Result<(), Rejected<Ballooned>> {
+    ///
+    /// # Safety
+    ///
+    /// Every frame of the extent has memory: a populate has counted it since it went into the balloon, or it never
+    /// left. Whoever is given one of these frames next puts objects there, and a hole keeps none.
+    #[expect(unsafe_code, reason = "declares that there must be memory")]
+    pub unsafe fn give_back(&self, extent: Extent<Ballooned>) -> Result<(), Rejected<Ballooned>> {
         match self.check_ballooned(&extent) {
             Err(misuse) => Err(self.reject(misuse, extent)),
             Ok(index) => {
@@ -134,7 +140,12 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
     /// # Errors
     ///
     /// [`Rejected`] with the token, if it belongs to another allocator.
-    pub fn reuse(
+    ///
+    /// # Safety
+    ///
+    /// As for [`give_back`](Self::give_back).
+    #[expect(unsafe_code, reason = "declares that there must be memory")]
+    pub unsafe fn reuse(
         &self,
         extent: Extent<Ballooned>,
         usage: Use,

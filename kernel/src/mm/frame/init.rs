@@ -103,7 +103,12 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
     /// # Errors
     ///
     /// [`Misuse::NotManaged`] with the first frame that is not reserved; then nothing is freed.
-    pub fn release_reserved(&self, range: FrameRange) -> Result<(), Misuse> {
+    ///
+    /// # Safety
+    ///
+    /// Nobody uses these frames any more: the image, its page tables and these very books are reserved, too.
+    #[expect(unsafe_code, reason = "declares that nobody may use the frames")]
+    pub unsafe fn release_reserved(&self, range: FrameRange) -> Result<(), Misuse> {
         self.locked(|buddy| {
             let frames = || range.iter();
             let reserved = |frame: &Gfn| {

@@ -268,7 +268,22 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
     /// # Errors
     ///
     /// [`Misuse`] that names what is wrong with the number or the order. Nothing is changed.
-    pub fn attach(&self, first: Gfn, order: Order) -> Result<Extent, Misuse> {
+    ///
+    /// # Safety
+    ///
+    /// The extent is the caller's: it, or whoever it acts for, has [detached](Self::detach) it, and none of the uses
+    /// that it was detached for goes on once there is a token again. Every table of the processor, every stack and
+    /// every page of the heap is a detached extent, and this function cannot tell whose.
+    ///
+    /// ```compile_fail,E0133
+    /// # use ebb::mm::frame::{FrameAllocator, TicketLocks};
+    /// # use ebb::units::{Gfn, Order};
+    /// fn a_frame_of_somebody(frames: &FrameAllocator<'_, TicketLocks>) {
+    ///     let _ = frames.attach(Gfn::new(5), Order::FRAME);
+    /// }
+    /// ```
+    #[expect(unsafe_code, reason = "declares whose an extent must be")]
+    pub unsafe fn attach(&self, first: Gfn, order: Order) -> Result<Extent, Misuse> {
         self.try_attach(first, order).inspect_err(|misuse| self.complain(*misuse))
     }
 

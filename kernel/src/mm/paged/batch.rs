@@ -11,7 +11,7 @@ use super::place::Page;
 use super::{LockKind, Paged};
 use crate::mm::frame::Contents;
 use crate::smp::Flush;
-use crate::units::{Gfn, Order};
+use crate::units::Gfn;
 
 /// Single pages in a batch.
 const PAGES: usize = 512;
@@ -138,7 +138,7 @@ impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
     ///
     /// If the allocator does not know it as such: the page tables, or its books, are corrupt.
     fn free(&self, frame: Gfn, contents: Contents) {
-        let freed = match self.frames.attach(frame, Order::FRAME) {
+        let freed = match self.take_back(frame) {
             Ok(extent) => self.frames.free(extent, contents, self.cpu()).map_err(|rejected| rejected.misuse),
             Err(misuse) => Err(misuse),
         };

@@ -21,7 +21,7 @@ use super::place::{Page, SLOT_PAGES};
 use super::slot::Slot;
 use super::{LockKind, Paged, SwapEntry};
 use crate::mm::frame::{Contents, Request, Use};
-use crate::units::{Frames, Order};
+use crate::units::Frames;
 
 /// log2 of the evictions that a stamp's unit is. So 2^20 evictions can be told apart from none.
 const STAMP_UNIT_SHIFT: u32 = 4;
@@ -73,7 +73,7 @@ impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
         drop(irq);
         self.free_swapped(place);
         if !arrived {
-            match self.frames.attach(frame, Order::FRAME) {
+            match self.take_back(frame) {
                 Ok(extent) => self.give_back(extent, Contents::Unknown),
                 Err(misuse) => {
                     unreachable!("paged memory: the frame of a fetched page is not ours: {misuse}")

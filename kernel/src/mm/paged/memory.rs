@@ -7,11 +7,14 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::entry::Pte;
+use percpu::Platform;
+
 use super::place::Page;
-use crate::mm::frame::Extent;
+use super::{LockKind, Paged};
+use crate::mm::frame::{Extent, Misuse};
 use crate::mm::page;
 use crate::smp::Flush;
-use crate::units::Gfn;
+use crate::units::{Gfn, Order};
 
 /// A frame as words: a page table, or the contents of a page.
 pub type Words = [AtomicU64; 512];
@@ -25,6 +28,9 @@ pub type Words = [AtomicU64; 512];
 ///   addresses around `address`, are zero at first, and are changed by paged memory only, for good.
 /// - After `flush` no CPU uses a translation of what it names that it took from an entry as it was before the call, nor
 ///   a table that was reachable only before.
+/// - A value of the type is in the hands of those only whose extents come from the allocator that was given the memory of
+///   this machine. A token is taken for the proof that its frames are its holder's, here and in
+///   [`Page::of`](crate::mm::page::Page::of), and anybody can make an allocator of frames that are somebody else's.
 pub unsafe trait Mmu: Send + Sync {
     /// The frame as 512 words.
     ///
@@ -120,13 +126,16 @@ impl<M: Mmu> Memory<M> {
 
     /// Fills a frame with zeros that the caller has just allocated.
     pub(super) fn zero(&self, frame: Gfn) {
-        // SAFETY: an allocated frame that is mapped nowhere yet.
+        // SAFETY: the caller holds the frame's token, and no entry has ever named the frame since it was allocated: so it
+        // is RAM of ours, and nobody else reaches it.
         unsafe { self.0.zero(frame) }
     }
 
     /// Copies the frame `from`, whose mapping is withdrawn on all CPUs, to `to`, which is mapped nowhere yet.
     pub(super) fn copy(&self, from: Gfn, to: Gfn) {
-        // SAFETY: both are allocated, and no CPU reaches either: the one is not mapped any more, the other not yet.
+        // SAFETY: both are allocated, and no CPU writes to either: the one is marked, and was forgotten by all CPUs since,
+        // so that touching it faults and waits, or takes the mark away under the lock that the caller holds; the other is
+        // the caller's, and mapped nowhere yet.
         unsafe { self.0.copy(from, to) }
     }
 
@@ -156,5 +165,18 @@ impl<M: Mmu> Memory<M> {
         // SAFETY: `Mmu::directory` gave it, for this use, for good.
         let words = unsafe { self.0.words(directory.0) };
         &words[page.index_in_directory()]
+    }
+}
+
+impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
+    /// Makes a token of a frame of ours that an entry or a slot named, which is gone there and forgotten by all CPUs.
+    ///
+    /// # Errors
+    ///
+    /// [`Misuse`], if the allocator does not know it as such: the page tables, or its books, are corrupt.
+    pub(super) fn take_back(&self, frame: Gfn) -> Result<Extent, Misuse> {
+        // SAFETY: paged memory detached it (`hold`), and whoever calls took the entry away that named it, which one
+        // caller can do; by then no CPU reaches the frame.
+        unsafe { self.frames.attach(frame, Order::FRAME) }
     }
 }

@@ -205,7 +205,7 @@ impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
 
     /// Frees a frame that was held by number for a page that is gone.
     fn free_unused(&self, frame: Gfn) {
-        match self.frames.attach(frame, Order::FRAME) {
+        match self.take_back(frame) {
             Ok(extent) => self.give_back(extent, Contents::Unknown),
             Err(misuse) => unreachable!("paged memory: the target of a move is not ours: {misuse}"),
         }

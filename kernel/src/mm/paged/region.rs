@@ -1,4 +1,8 @@
 //! Regions: reserved, released, and discarded in part.
+//!
+//! Who holds a token may do with the region what it likes, for it answers for every pointer into it. Who has only an
+//! address has to promise that it is its own.
+#![expect(unsafe_code, reason = "declares what one may do who has only a region's address")]
 
 use core::fmt;
 use core::mem;
@@ -167,7 +171,12 @@ impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
     /// Gives the frames of some pages back, those in `mask` of the 2 MiB that begin at `address`, with one flush: as
     /// [`discard`](Self::discard), for one who knows a region by its address. Pages that are in no region are left
     /// alone.
-    pub fn discard_masked(&self, address: u64, mask: &Mask) {
+    ///
+    /// # Safety
+    ///
+    /// The pages are the caller's, as if it held the region's token, and what lives in them is not used any more, or
+    /// may become zeros.
+    pub unsafe fn discard_masked(&self, address: u64, mask: &Mask) {
         let Some(start) = self.span.page(address).filter(|page| page.index() == 0) else { return };
         if self.slot(start).is_none() {
             return;
@@ -198,7 +207,20 @@ impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
 
     /// Makes a token of a detached region, if one begins at `address`. Of several callers, one wins. Time grows with the
     /// region.
-    pub fn attach(&self, address: NonNull<u8>) -> Option<Region> {
+    ///
+    /// # Safety
+    ///
+    /// The region, if there is one, is the caller's: it has detached it, or acts for who has. An allocator's large
+    /// objects are detached regions, whose addresses anybody may see.
+    ///
+    /// ```compile_fail,E0133
+    /// # use ebb::mm::{frame::LockKind, paged::{Mmu, Paged}};
+    /// # use core::ptr::NonNull;
+    /// fn takes_a_vector_away<L: LockKind, M: Mmu, P: percpu::Platform>(paged: &Paged<L, M, P>, at: NonNull<u8>) {
+    ///     paged.release(paged.attach(at).unwrap());
+    /// }
+    /// ```
+    pub unsafe fn attach(&self, address: NonNull<u8>) -> Option<Region> {
         let address = address.addr().get() as u64;
         let first = self.span.page(address)?;
         let (_, slot) = self.slot(first)?;

@@ -3,6 +3,7 @@
 //! is freed too early shows as a value in the wrong place.
 
 use core::ops::Deref;
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::boxed::Box;
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use std::vec::Vec;
 use percpu::host::{Host, Machine};
 
 use super::*;
+use crate::mm::frame::AllocError;
 use crate::mm::frame::tests::{HostLocks, Memory as FrameBooks};
 use crate::units::{FRAME_SHIFT, Gfn, Order};
 
@@ -139,6 +141,27 @@ impl Deref for World {
     }
 }
 
+#[expect(unsafe_code, reason = "what only the owner of memory may say, said where it is arrays")]
+impl World {
+    /// [`Paged::attach`], for tests that do not touch what they have no token for.
+    pub(super) fn attach(&self, address: NonNull<u8>) -> Option<Region> {
+        // SAFETY: the memory of this machine is words that are atomics, which no object lives in.
+        unsafe { self.paged.attach(address) }
+    }
+
+    /// [`Paged::set_swap`], likewise.
+    pub(super) fn set_swap(&self, swap: &'static dyn Swap) -> Result<(), AllocError> {
+        // SAFETY: as above; what is lost or mixed up there, the tests are to see.
+        unsafe { self.paged.set_swap(swap) }
+    }
+
+    /// [`Paged::discard_masked`], likewise.
+    pub(super) fn discard_masked(&self, address: u64, mask: &Mask) {
+        // SAFETY: as above.
+        unsafe { self.paged.discard_masked(address, mask) }
+    }
+}
+
 impl World {
     /// A machine with whole blocks of frames, and everything promised that they are worth.
     pub(super) fn new(blocks: u64, cpus: usize) -> Self {
@@ -192,7 +215,7 @@ impl World {
     pub(super) fn attach_swap(&self) -> &'static Shelf {
         let _cpu = self.host.enter(percpu::CpuId::BOOT);
         let shelf = Box::leak(Box::new(Shelf::default()));
-        self.paged.set_swap(shelf).unwrap();
+        self.set_swap(shelf).unwrap();
         shelf
     }
 

@@ -100,7 +100,14 @@ impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
     /// # Errors
     ///
     /// If there is no frame; then nothing has changed.
-    pub fn set_swap(&self, swap: &'static dyn Swap) -> Result<(), AllocError> {
+    ///
+    /// # Safety
+    ///
+    /// `swap` keeps what [`Swap`] says: a load that succeeds fills the page with what was stored under the entry, byte for
+    /// byte, and nothing else is ever stored under it until it is freed. The pages hold the application's objects, which
+    /// are different ones, or none, if their bytes change.
+    #[expect(unsafe_code, reason = "declares what swap must keep")]
+    pub unsafe fn set_swap(&self, swap: &'static dyn Swap) -> Result<(), AllocError> {
         self.swap.try_call_once(|| {
             let mut bounces = [const { None }; MOST_EVICTORS];
             let count = (self.platform.cpu_count() + 1).min(MOST_EVICTORS);

@@ -48,7 +48,8 @@ impl fmt::Display for Inconsistency {
 impl core::error::Error for Inconsistency {}
 
 impl<L: LockKind, M: Mmu, P: Platform> Paged<L, M, P> {
-    /// Checks everything that can be checked. Meaningful only while nothing goes on.
+    /// Checks everything that can be checked. Meaningful only while nobody touches, evicts or scans pages: a machine's own
+    /// threads do so at any time, unless they are held.
     ///
     /// # Errors
     ///

@@ -124,6 +124,75 @@ fn after_cancel_nothing_runs() {
 }
 
 #[test]
+fn while_it_is_held_nothing_runs_and_what_is_due_follows() {
+    everywhere(25, |sim| {
+        let (worker, runs) = counting(sim, Next::Idle);
+        let first = worker.hold();
+        let second = worker.hold();
+        worker.run_now();
+        sim.scheduler().sleep_for(1_000_000);
+        drop(first);
+        worker.run_after(20_000);
+        sim.scheduler().sleep_for(1_000_000);
+        assert_eq!((runs.load(SeqCst), worker.is_pending()), (0, true));
+        drop(second);
+        while runs.load(SeqCst) == 0 {
+            sim.scheduler().yield_now();
+        }
+        // Held while nothing is due, it misses nothing either.
+        let held = worker.hold();
+        sim.scheduler().sleep_for(1_000_000);
+        drop(held);
+        worker.run_now();
+        while runs.load(SeqCst) == 1 {
+            sim.scheduler().yield_now();
+        }
+        worker.stop();
+    });
+}
+
+#[test]
+fn who_holds_a_worker_finds_its_work_at_rest() {
+    everywhere(25, |sim| {
+        let inside = Arc::new(AtomicBool::new(false));
+        let works = Arc::clone(&inside);
+        let worker = Worker::spawn(sim, "restless", move || {
+            works.store(true, SeqCst);
+            compute(sim, sim.random(50));
+            sim.scheduler().yield_now();
+            works.store(false, SeqCst);
+            Next::After(sim.random(2_000))
+        });
+        let worker = Arc::new(worker.unwrap());
+        worker.run_now();
+        let holder = || {
+            let (worker, inside) = (Arc::clone(&worker), Arc::clone(&inside));
+            let hold = move || {
+                for _ in 0..5 {
+                    compute(sim, sim.random(100));
+                    let held = worker.hold();
+                    assert!(!inside.load(SeqCst), "it works while it is held");
+                    compute(sim, sim.random(50));
+                    assert!(!inside.load(SeqCst), "it began while it was held");
+                    drop(held);
+                }
+            };
+            sim.scheduler().spawn("holder", hold).unwrap()
+        };
+        let holders = [holder(), holder()];
+        holders.into_iter().for_each(|holder| holder.join());
+        let runs = worker.runs();
+        while worker.runs() == runs {
+            sim.scheduler().yield_now();
+        }
+        while Arc::strong_count(&worker) > 1 {
+            sim.scheduler().yield_now();
+        }
+        Arc::into_inner(worker).unwrap().stop();
+    });
+}
+
+#[test]
 fn what_is_asked_for_during_a_run_counts_more_than_what_the_run_wants() {
     everywhere(5, |sim| {
         let scheduler = sim.scheduler();

@@ -14,6 +14,10 @@ const SPREAD_BITS: u32 = 4;
 /// The part of an offset that names the object.
 const SPREAD_MASK: u64 = (1 << SPREAD_BITS) - 1;
 
+/// How often a load is tried, while the hypervisor would not write to the frame: between the guest's write to it and the
+/// load, the toolstack may have collected what was written (see [`Page::copy_in`]).
+const LOADS: u32 = 4;
+
 /// A persistent private pool as a tier. While the pool is closed it refuses, and what it had is lost.
 #[derive(Debug)]
 pub struct Hypervisor<'p, P: Platform, T> {
@@ -74,7 +78,14 @@ impl<P: Platform, T: TmemOps + Sync> Tier for Hypervisor<'_, P, T> {
 
     fn load(&self, slot: Slot, page: &mut Page<'_>) -> Load {
         let Some(key) = key(slot) else { return Load::Failed(Loss::Missing) };
-        match self.pool.get(key, page) {
+        let mut got = self.pool.get(key, page);
+        for _ in 1..LOADS {
+            if got != Get::Refused(Refused::BadFrame) {
+                break;
+            }
+            got = self.pool.get(key, page);
+        }
+        match got {
             Get::Hit => Load::Loaded,
             Get::Miss | Get::Empty => Load::Failed(Loss::Missing),
             Get::Refused(why) => Load::Failed(loss(why)),

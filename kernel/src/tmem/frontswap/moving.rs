@@ -18,7 +18,8 @@ use spin::mutex::SpinMutex;
 use super::super::primitive::Ordering;
 use super::super::tier::{Load, Slot, SwapType};
 use super::map::Content;
-use super::{Area, Frontswap, Lost, Offered, add};
+use super::outcome::{Offered, add};
+use super::{Area, Frontswap, Lost};
 use crate::mm::page::Page;
 use xen_abi::Errno;
 

@@ -9,6 +9,7 @@ use std::vec::Vec;
 use percpu::host::{Host, Machine, OnCpu};
 use percpu::{CpuId, CpuPin};
 
+use super::super::tier::{Load, Loss, Store};
 use super::*;
 
 /// What runs in the middle of a store.

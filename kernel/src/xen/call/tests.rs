@@ -183,3 +183,31 @@ fn tmem_answers_beyond_the_general_errors_survive() {
         assert_eq!(Xen::new(&Script::answering(answer)).probe_tmem(), probe);
     }
 }
+
+/// An interrupt pushes no error code, and an entry that expects one would go on at an address that is none.
+#[test]
+fn no_interrupt_comes_in_at_an_exceptions_entry() {
+    for vector in 0..32 {
+        let script = Script::answering(0);
+        let xen = Xen::new(&script);
+        assert_eq!(xen.set_upcall_vector(VcpuId::new(0), vector), Err(Errno::EINVAL), "{vector}");
+        let callback = hvm::callback_vector(vector);
+        for param in [HvmParam::CallbackIrq, HvmParam::Other(hvm::PARAM_CALLBACK_IRQ)] {
+            assert_eq!(xen.set_param(param, callback), Err(Errno::EINVAL), "{vector}");
+        }
+        assert_eq!(script.call.get(), None, "Xen is not asked");
+    }
+    let script = Script::answering(0);
+    assert_eq!(Xen::new(&script).set_upcall_vector(VcpuId::new(0), 32), Ok(()));
+    assert_eq!(Xen::new(&script).set_param(HvmParam::CallbackIrq, hvm::callback_vector(32)), Ok(()));
+    assert_eq!(Xen::new(&script).set_param(HvmParam::CallbackIrq, 0), Ok(()), "none");
+}
+
+#[test]
+fn no_parameter_gives_memory_away() {
+    for index in [hvm::PARAM_VM86_TSS, hvm::PARAM_VM86_TSS_SIZED, hvm::PARAM_VM_GENERATION_ID_ADDR] {
+        let script = Script::answering(0);
+        assert_eq!(Xen::new(&script).set_param(HvmParam::Other(index), 0x1000), Err(Errno::EPERM));
+        assert_eq!(script.call.get(), None, "Xen is not asked");
+    }
+}

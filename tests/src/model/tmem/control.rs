@@ -44,6 +44,12 @@ impl Model {
         let _ = if plain { set.remove(&frame.get()) } else { set.insert(frame.get()) };
     }
 
+    /// The toolstack has the domain's writes logged, and looks what was written so far, as for a live migration; or it has
+    /// enough. Frames that were not written to since are none that tmem may use.
+    pub fn tmem_log_dirty(&self, on: bool) {
+        self.state().tmem_log_dirty(on);
+    }
+
     /// Evicts one ephemeral page; answers whether there was one.
     pub fn tmem_evict(&self) -> bool {
         let mut state = self.state();

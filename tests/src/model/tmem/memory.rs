@@ -5,9 +5,12 @@ use super::{Data, Place, PoolNumber, State};
 use crate::conformance::tmem::Fault;
 use crate::model::host::Mfn;
 use crate::model::p2m::Slot;
+use crate::model::pages::{WORDS, word_at};
 use ebb::port::PageKey;
 use ebb::units::Gfn;
+use std::hash::{DefaultHasher, Hasher};
 use std::ptr::NonNull;
+use std::sync::atomic::Ordering;
 use xen_abi::Errno;
 
 /// Below this many frames Xen will not try a put: 1 MiB.
@@ -16,6 +19,13 @@ const PRE_CHECK_FRAMES: u64 = 256;
 const FRUITLESS: u32 = 10;
 /// The part of the host's memory that is kept for orders 1 to 8.
 const RESERVE_FRACTION: u64 = 128;
+
+/// What a page holds, in a word.
+fn digest(page: NonNull<u8>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (0..WORDS).for_each(|index| hasher.write_u64(word_at(page, index).load(Ordering::Relaxed)));
+    hasher.finish()
+}
 
 impl State {
     /// A frame of a domain that tmem may copy from or to.
@@ -30,7 +40,8 @@ impl State {
         }
         match self.p2m.get(frame) {
             Slot::Ram(_) | Slot::Special(_) | Slot::Pinned(_) | Slot::GrantFrame(_) => {
-                Ok(self.pages.address(frame))
+                let page = self.pages.address(frame);
+                if self.tmem_is_clean(frame, page) { Err(Errno::EFAULT) } else { Ok(page) }
             }
             Slot::SharedInfo => Ok(self.pages.private()),
             Slot::Hole
@@ -39,6 +50,19 @@ impl State {
             | Slot::ForeignMapping
             | Slot::Device => Err(Errno::EFAULT),
         }
+    }
+
+    /// Whether writes are logged and this frame was not written to since the toolstack looked last. The model sees a
+    /// write by what it changes.
+    fn tmem_is_clean(&self, frame: Gfn, page: NonNull<u8>) -> bool {
+        let then = self.tmem.logged.as_ref().and_then(|logged| logged.get(frame.get() as usize));
+        then.is_some_and(|then| *then == digest(page))
+    }
+
+    /// The toolstack has writes to RAM logged from now on, or looks again what was written; or it has enough.
+    pub(super) fn tmem_log_dirty(&mut self, on: bool) {
+        let pages = (0..self.pages.ram()).map(|frame| digest(self.pages.address(Gfn::new(frame))));
+        self.tmem.logged = on.then(|| pages.collect());
     }
 
     /// What a domain is charged, and the most that it may be.

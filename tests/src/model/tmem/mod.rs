@@ -181,6 +181,8 @@ pub(super) struct Tmem {
     dying: BTreeSet<u16>,
     /// Frames of the domain that are RAM but not of the plain type: read-only, or clean while writes are logged.
     not_plain: BTreeSet<u64>,
+    /// While the toolstack has writes logged: a digest of what each frame of RAM held when it looked last.
+    logged: Option<Vec<u64>>,
     /// The object that is locked by the call in progress.
     locked: Option<(PoolNumber, ObjectId)>,
     faults: VecDeque<Fault>,

@@ -7,7 +7,7 @@
 
 use super::figures::Found;
 use crate::bench::figure::Figure;
-use crate::bench::subject::{Answer, Subject, TSC};
+use crate::bench::subject::{Answer, Subject, TSC, tried};
 use crate::build::{self, Image};
 use crate::xen::{GuestConfig, HostConfig, Session};
 use crate::{linux, setup};
@@ -41,8 +41,6 @@ const FAULTS: u64 = 10_240;
 pub(super) const PLENTY: u32 = 150;
 /// What is free when the work begins, in percent of its pages: the hardest last.
 pub(super) const SHARES: [u32; 5] = [PLENTY, 100, 75, 50, 40];
-/// Times that a guest is asked the same, each but the first time anew.
-const TRIES: u32 = 3;
 
 /// Who works.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -210,31 +208,18 @@ impl<'s> Worker<'s> {
 
     /// Has it do `words`. A guest that the emulator broke, which happens, gets a successor that is asked again.
     fn ask<T>(&mut self, words: &str, kind: &str, read: impl Fn(&Answer) -> Result<T>) -> Result<T> {
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match self.ask_once(words, kind, &read) {
-                Err(error) if tries < TRIES => eprintln!("bench: {error:#}"),
-                outcome => return outcome,
-            }
-        }
+        tried(|_| self.ask_once(words, kind, &read))
     }
 
     fn ask_once<T>(&mut self, words: &str, kind: &str, read: impl Fn(&Answer) -> Result<T>) -> Result<T> {
-        let mut subject = match self.subject.take() {
+        let subject = match self.subject.take() {
             Some(subject) => subject,
             None => self.start()?,
         };
-        match subject.ask(&line(self.who, words), kind).and_then(|answer| read(&answer)) {
-            Ok(answer) => {
-                self.subject = Some(subject);
-                Ok(answer)
-            }
-            Err(error) => {
-                subject.give_up()?;
-                Err(error)
-            }
-        }
+        let line = line(self.who, words);
+        let (subject, answer) = subject.doing(|subject| read(&subject.ask(&line, kind)?))?;
+        self.subject = Some(subject);
+        Ok(answer)
     }
 
     fn start(&mut self) -> Result<Subject<'s>> {
@@ -258,14 +243,8 @@ impl<'s> Worker<'s> {
                     cmdline: format!("{} {} {LINUX_WORDS}", linux::CMDLINE, linux::FAST),
                     ..config
                 };
-                let mut subject = Subject::start(self.session, &config)?.0;
-                match subject.ask(&format!("swap {ZRAM}"), "swapping") {
-                    Ok(_) => Ok(subject),
-                    Err(error) => {
-                        subject.give_up()?;
-                        Err(error)
-                    }
-                }
+                let subject = Subject::start(self.session, &config)?.0;
+                Ok(subject.doing(|subject| subject.ask(&format!("swap {ZRAM}"), "swapping"))?.0)
             }
         }
     }

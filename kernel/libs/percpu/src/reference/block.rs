@@ -4,7 +4,7 @@
 //! release is running, the block becomes an orphan, and the switch or release frees it.
 #![expect(unsafe_code, reason = "a block outlives its count if a switch or release is running")]
 
-use super::{ATOMIC, DEAD, Events, MAX_REFERENCES, Start};
+use super::{AT_ONCE, ATOMIC, DEAD, Events, MAX_REFERENCES, Start};
 use crate::lock::{SpinGuard, SpinLock};
 use crate::misuse::Misuse;
 use crate::mutation::{Mutation, made, ordering};
@@ -27,6 +27,14 @@ const POISON_END: u64 = BIAS - (1 << 61);
 /// Whether a value of the shared count says that it has gone wrong.
 const fn poisoned(count: u64) -> bool {
     count > MAX_REFERENCES && count < POISON_END
+}
+
+/// Whether `n` more than `count` are too many. Of a biased count the per-CPU words are not known, so that the limit is
+/// one that it can pass without going round; the fold sees the rest.
+const fn too_many(count: u64, n: u64) -> bool {
+    n > MAX_REFERENCES
+        || (count <= MAX_REFERENCES && count + n > MAX_REFERENCES)
+        || count >= BIAS + MAX_REFERENCES
 }
 
 /// The bias, unless the mistake is to do without.
@@ -192,15 +200,21 @@ impl<P: Platform, E: Events> Block<P, E> {
         if n == 0 {
             return After::Nothing;
         }
-        if n > MAX_REFERENCES {
-            return self.poison(Report::Overflow { name: self.name });
-        }
         // Relaxed: who takes a reference has one, or knows of one, as with any clone.
-        let old = self.count.fetch_add(n, Ordering::Relaxed);
+        let old = if n <= AT_ONCE {
+            self.count.fetch_add(n, Ordering::Relaxed)
+        } else {
+            // Step by step: two of these could take the count round before either had looked.
+            let more = |old| (!too_many(old, n)).then(|| old.wrapping_add(n));
+            match self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
+                Ok(old) => old,
+                Err(_) => return self.poison(Report::Overflow { name: self.name }),
+            }
+        };
         if old == 0 {
             return self.poison(Report::GetAfterZero { name: self.name });
         }
-        if old <= MAX_REFERENCES && old + n > MAX_REFERENCES {
+        if too_many(old, n) {
             return self.poison(Report::Overflow { name: self.name });
         }
         if poisoned(old) {
@@ -220,7 +234,7 @@ impl<P: Platform, E: Events> Block<P, E> {
                 // The object will never be released, so the reference is as good as any.
                 return (true, After::Nothing);
             }
-            if n > MAX_REFERENCES || (old <= MAX_REFERENCES && old + n > MAX_REFERENCES) {
+            if too_many(old, n) {
                 return (true, self.poison(Report::Overflow { name: self.name }));
             }
             // Acquire on success: the caller may go on to read the object.
@@ -428,6 +442,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn no_get_takes_a_count_round() {
+        for (count, n) in
+            [(1, MAX_REFERENCES), (MAX_REFERENCES, 1), (BIAS + MAX_REFERENCES, 1), (7, u64::MAX)]
+        {
+            assert!(too_many(count, n));
+        }
+        for count in [0, 1, BIAS - (1 << 61), BIAS, BIAS + MAX_REFERENCES - 1] {
+            let n = if count <= MAX_REFERENCES { MAX_REFERENCES - count } else { MAX_REFERENCES };
+            assert!(!too_many(count, n) && count.checked_add(n).is_some());
+        }
+    }
+
+    #[test]
     fn the_zones_of_the_count_do_not_meet() {
         for plain in [0, 1, MAX_REFERENCES] {
             assert!(!poisoned(plain));
@@ -437,6 +464,7 @@ mod tests {
             assert!(!poisoned(biased));
         }
         for steps in [0, 1, 1 << 59] {
+            assert!(!too_many(POISON + steps, 1), "it is poisoned already");
             assert!(poisoned(POISON + steps) && poisoned(POISON - steps));
         }
     }

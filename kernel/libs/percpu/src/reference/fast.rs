@@ -5,7 +5,7 @@
 #![expect(unsafe_code, reason = "adds to per-CPU words, and puts that outlive their count")]
 
 use super::block::BlockPtr;
-use super::{Events, Kind, MAX_REFERENCES, PercpuRef};
+use super::{AT_ONCE, Events, Kind, PercpuRef};
 use crate::platform::Platform;
 use crate::report::Report;
 
@@ -18,7 +18,7 @@ impl<P: Platform, E: Events, K: Kind> PercpuRef<P, E, K> {
             unsafe { self.platform.local_inc(&self.word) }
         } else {
             // SAFETY: as above.
-            n <= MAX_REFERENCES && unsafe { self.platform.local_add(&self.word, n) }
+            n <= AT_ONCE && unsafe { self.platform.local_add(&self.word, n) }
         }
     }
 
@@ -45,7 +45,7 @@ impl<P: Platform, E: Events, K: Kind> PercpuRef<P, E, K> {
             unsafe { platform.local_dec(word) }
         } else {
             // SAFETY: as above.
-            n <= MAX_REFERENCES && unsafe { platform.local_add(word, n.wrapping_neg()) }
+            n <= AT_ONCE && unsafe { platform.local_add(word, n.wrapping_neg()) }
         };
         if !fast {
             // SAFETY: as above; copied, so that nothing of the count is touched from here on.

@@ -56,6 +56,10 @@ const DEAD: usize = 0b10;
 /// The most references of one object. Beyond it the count is poisoned and reported.
 pub const MAX_REFERENCES: u64 = 1 << 62;
 
+/// The most references that go to or from a per-CPU word at once. A word cannot tell that the sum of all words goes
+/// round, and by ones, or by thousands, it does not in a lifetime; what is more goes to the shared count, which can.
+const AT_ONCE: u64 = 1 << 10;
+
 /// What a count tells its object. Called without locks, with preemption off: none of these may block.
 pub trait Events: Send + Sync + 'static {
     /// The last reference is gone. Exactly once per life.

@@ -253,6 +253,10 @@ unsafe fn fold<P: Platform, E: Events>(head: NonNull<Head>) {
 /// Adds the per-CPU words to the shared count and takes off the bias, in one step: a concurrent put sees the count
 /// either huge or true, never in between.
 fn add_words<P: Platform, E: Events>(block: &Block<P, E>) -> After {
+    if block.is_poisoned() {
+        // Said already. It stays as far from zero as it is.
+        return After::Nothing;
+    }
     let sum = block.sum();
     let owed = sum.wrapping_sub(bias());
     if made(Mutation::UnbiasFirst) {

@@ -154,6 +154,24 @@ fn s063_beyond_the_limit_is_reported() {
     std::mem::forget(owner);
 }
 
+/// Four times 2^62 is zero, in 64 bits.
+#[test]
+fn a_count_does_not_go_round() {
+    for start in [Start::Percpu, Start::Atomic] {
+        let (host, _cpu) = machine(2);
+        let (count, log) = reusable(host, start);
+        let owner = count.owner().unwrap();
+        for _ in 0..4 {
+            std::mem::forget(owner.get_many(MAX_REFERENCES));
+        }
+        drop(owner);
+        host.rcu().barrier().unwrap();
+        assert_eq!(log.released(), 0, "leaked rather than freed early: there are references");
+        assert_eq!(host.take_reports(), [Report::Overflow { name: "reusable" }]);
+        assert!(see(&count).poisoned);
+    }
+}
+
 #[test]
 fn use_after_exit_is_reported_and_harmless() {
     let (host, _cpu) = machine(2);

@@ -29,7 +29,7 @@ fn blocks_go_out_and_come_back_unknown() {
     assert!(frames.alloc(kernel()).is_err());
     frames.validate().unwrap();
     for _ in 0..6 {
-        frames.give_back(frames.withdraw_block().unwrap()).unwrap();
+        frames.take_back(frames.withdraw_block().unwrap()).unwrap();
         frames.validate().unwrap();
     }
     assert!(frames.withdraw_block().is_none() && frames.withdraw_frame().is_none());
@@ -59,7 +59,7 @@ fn a_block_may_come_back_frame_by_frame() {
     for left in (0..512).rev() {
         let frame = frames.withdraw_frame().unwrap();
         assert_eq!(frames.state(frame.first()), FrameState::Ballooned);
-        frames.give_back(frame).unwrap();
+        frames.take_back(frame).unwrap();
         assert_eq!(frames.stats().ballooned, Frames::new(left));
         assert!(frames.withdraw_block().is_none(), "not whole any more");
     }
@@ -85,7 +85,7 @@ fn half_a_block_released_is_finished_in_pieces() {
     frames.validate().unwrap();
     assert_eq!(frames.stats().ballooned, Frames::new(257));
     let frame = frames.withdraw_frame().unwrap();
-    let used = frames.reuse(frame, Use::Kernel, Owner::NONE).unwrap();
+    let used = frames.take_for(frame, Use::Kernel, Owner::NONE).unwrap();
     assert_eq!((frames.stats().pinned, used.contents()), (Frames::new(1), Contents::Unknown));
     frames.validate().unwrap();
     frames.free(used, Contents::Unknown, CPU).unwrap();
@@ -105,7 +105,7 @@ fn pieces_deposited_become_a_block_again() {
     frames.deposit(low).unwrap();
     frames.validate().unwrap();
     let block = frames.withdraw_block().unwrap();
-    frames.give_back(block).unwrap();
+    frames.take_back(block).unwrap();
     assert_eq!(frames.stats().whole_blocks, 1);
 }
 
@@ -129,7 +129,7 @@ fn single_frames_are_taken_where_they_hurt_least() {
         frames.free(extent, Contents::Unknown, CPU).unwrap();
     }
     while let Some(frame) = frames.withdraw_frame() {
-        frames.give_back(frame).unwrap();
+        frames.take_back(frame).unwrap();
     }
     frames.validate().unwrap();
     assert_eq!(frames.stats().whole_blocks, 4);

@@ -87,11 +87,11 @@ fn reserved_frames_are_left_alone_until_they_are_released() {
     assert_eq!((stats.reserved, stats.managed), (Frames::new(103), Frames::new(1024 - 103)));
     assert_eq!(frames.state(Gfn::new(99)), FrameState::Reserved);
     assert_eq!(stats.whole_blocks, 0);
-    let wrong = frames.release_reserved(range(0, 101));
+    let wrong = frames.unreserve(range(0, 101));
     assert_eq!(wrong, Err(Misuse::NotManaged(Gfn::new(100))));
     assert_eq!(frames.state(Gfn::new(0)), FrameState::Reserved, "all or nothing");
     for part in [range(0, 100), range(300, 1), range(511, 2)] {
-        frames.release_reserved(part).unwrap();
+        frames.unreserve(part).unwrap();
         frames.validate().unwrap();
     }
     assert_eq!(frames.stats().whole_blocks, 2);
@@ -104,7 +104,7 @@ fn a_wholly_reserved_block_is_counted() {
     let frames = memory.with_reserved(&[range(0, 512)], 1);
     frames.validate().unwrap();
     assert_eq!(frames.state(Gfn::new(5)), FrameState::Reserved);
-    frames.release_reserved(range(0, 512)).unwrap();
+    frames.unreserve(range(0, 512)).unwrap();
     frames.validate().unwrap();
     assert_eq!(frames.stats().whole_blocks, 2);
 }

@@ -7,15 +7,15 @@ fn a_frame_is_freed_once() {
     let mut memory = Memory::of_blocks(2, 1);
     let frames = memory.allocator();
     let number = frames.detach(frames.alloc(kernel().order(order(3))).unwrap()).unwrap();
-    let token = frames.attach(number, order(3)).unwrap();
+    let token = frames.take_up(number, order(3)).unwrap();
     frames.free(token, Contents::Unknown, CPU).unwrap();
-    assert_eq!(frames.attach(number, order(3)).map(|_| ()), Err(Misuse::NotAllocated(number)));
+    assert_eq!(frames.take_up(number, order(3)).map(|_| ()), Err(Misuse::NotAllocated(number)));
     frames.validate().unwrap();
     // A cached frame is just as free.
     let number = frames.detach(frames.alloc(kernel()).unwrap()).unwrap();
-    frames.free(frames.attach(number, Order::FRAME).unwrap(), Contents::Unknown, CPU).unwrap();
+    frames.free(frames.take_up(number, Order::FRAME).unwrap(), Contents::Unknown, CPU).unwrap();
     assert_eq!(frames.state(number), FrameState::Cached(Contents::Unknown));
-    assert_eq!(frames.attach(number, Order::FRAME).map(|_| ()), Err(Misuse::NotAllocated(number)));
+    assert_eq!(frames.take_up(number, Order::FRAME).map(|_| ()), Err(Misuse::NotAllocated(number)));
     assert_eq!(frames.stats().misuses, 2);
     frames.validate().unwrap();
 }
@@ -25,12 +25,12 @@ fn a_number_must_be_named_with_its_order_and_its_first_frame() {
     let mut memory = Memory::of_blocks(2, 1);
     let frames = memory.allocator();
     let head = frames.detach(frames.alloc(paged().order(order(4))).unwrap()).unwrap();
-    let wrong = frames.attach(head, order(3)).map(|_| ());
+    let wrong = frames.take_up(head, order(3)).map(|_| ());
     assert_eq!(wrong, Err(Misuse::WrongOrder { frame: head, given: order(3), held: order(4) }));
     let frame = head + Frames::new(5);
-    assert_eq!(frames.attach(frame, Order::FRAME).map(|_| ()), Err(Misuse::Interior { frame, head }));
-    let token = frames.attach(head, order(4)).unwrap();
-    assert_eq!(frames.attach(head, order(4)).map(|_| ()), Err(Misuse::HeldByToken(head)));
+    assert_eq!(frames.take_up(frame, Order::FRAME).map(|_| ()), Err(Misuse::Interior { frame, head }));
+    let token = frames.take_up(head, order(4)).unwrap();
+    assert_eq!(frames.take_up(head, order(4)).map(|_| ()), Err(Misuse::HeldByToken(head)));
     frames.free(token, Contents::Unknown, CPU).unwrap();
     frames.validate().unwrap();
 }
@@ -40,10 +40,14 @@ fn what_is_not_memory_has_no_token() {
     let mut memory = Memory::new(&[range(512, 100), range(2048, 512)], 1);
     let frames = memory.with_reserved(&[range(520, 4)], 1);
     for frame in [0, 511, 521, 700, 1024, 3000, u64::MAX].map(Gfn::new) {
-        assert_eq!(frames.attach(frame, Order::FRAME).map(|_| ()), Err(Misuse::NotManaged(frame)), "{frame}");
+        assert_eq!(
+            frames.take_up(frame, Order::FRAME).map(|_| ()),
+            Err(Misuse::NotManaged(frame)),
+            "{frame}"
+        );
     }
     let free = Gfn::new(2050);
-    assert_eq!(frames.attach(free, Order::FRAME).map(|_| ()), Err(Misuse::NotAllocated(free)));
+    assert_eq!(frames.take_up(free, Order::FRAME).map(|_| ()), Err(Misuse::NotAllocated(free)));
     frames.validate().unwrap();
 }
 
@@ -61,10 +65,10 @@ fn a_token_finds_only_its_own_allocator() {
     assert_eq!(stranger.assign(&mut extent, Use::Paged, Owner::NONE), Err(Misuse::Foreign(first)));
     let ballooned = frames.mark_ballooned(extent).unwrap();
     let ballooned = stranger.deposit(ballooned).unwrap_err().extent;
-    let ballooned = stranger.give_back(ballooned).unwrap_err().extent;
+    let ballooned = stranger.take_back(ballooned).unwrap_err().extent;
     let ballooned = stranger.split_ballooned(ballooned).unwrap_err().extent;
-    let ballooned = stranger.reuse(ballooned, Use::Paged, Owner::NONE).unwrap_err().extent;
-    frames.give_back(ballooned).unwrap();
+    let ballooned = stranger.take_for(ballooned, Use::Paged, Owner::NONE).unwrap_err().extent;
+    frames.take_back(ballooned).unwrap();
     let run = frames.allocate_run(1, 1, Use::Kernel, Owner::NONE, CPU).unwrap();
     let run = stranger.free_run(run, Contents::Unknown).unwrap_err().run;
     frames.free_run(run, Contents::Unknown).unwrap();
@@ -107,10 +111,10 @@ fn a_ballooned_frame_is_not_attached() {
     let frames = memory.allocator();
     let extent = frames.mark_ballooned(frames.alloc(paged().order(order(2))).unwrap()).unwrap();
     let (first, inner) = (extent.first(), extent.first() + Frames::new(1));
-    assert_eq!(frames.attach(first, order(2)).map(|_| ()), Err(Misuse::InBalloon(first)));
-    assert_eq!(frames.attach(inner, Order::FRAME).map(|_| ()), Err(Misuse::InBalloon(inner)));
+    assert_eq!(frames.take_up(first, order(2)).map(|_| ()), Err(Misuse::InBalloon(first)));
+    assert_eq!(frames.take_up(inner, Order::FRAME).map(|_| ()), Err(Misuse::InBalloon(inner)));
     frames.deposit(extent).unwrap();
-    assert_eq!(frames.attach(first, order(2)).map(|_| ()), Err(Misuse::InBalloon(first)));
+    assert_eq!(frames.take_up(first, order(2)).map(|_| ()), Err(Misuse::InBalloon(first)));
     frames.validate().unwrap();
 }
 

@@ -1,6 +1,7 @@
 //! Tests of the allocator as a whole.
 
 mod balloon;
+mod books;
 mod fragmentation;
 mod grouping;
 mod limits;
@@ -12,6 +13,7 @@ use std::vec::Vec;
 
 use super::*;
 use crate::units::FrameRange;
+use books::Books as _;
 
 /// Metadata that lives as long as a test.
 pub(crate) struct Memory {

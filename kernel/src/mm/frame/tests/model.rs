@@ -185,13 +185,13 @@ impl Model<'_, '_> {
             }
             Action::Attach { pick: p } => {
                 if let Some((first, order, usage)) = pick(&mut self.numbers, p) {
-                    self.held.push((frames.attach(first, order).unwrap(), usage));
+                    self.held.push((frames.take_up(first, order).unwrap(), usage));
                 }
             }
             Action::AttachAnything { frame, order } => {
                 let (first, order) = (Gfn::new(BASE - 100 + frame), super::order(order));
                 let known = self.numbers.iter().position(|&(f, o, _)| (f, o) == (first, order));
-                match (frames.attach(first, order), known) {
+                match (frames.take_up(first, order), known) {
                     (Ok(extent), Some(at)) => {
                         let (.., usage) = self.numbers.swap_remove(at);
                         self.held.push((extent, usage));
@@ -252,13 +252,13 @@ impl Model<'_, '_> {
             Action::GiveBack { pick: p } => {
                 if let Some(extent) = pick(&mut self.ballooned, p) {
                     self.set(&extent, Cell::Free { zero: false });
-                    frames.give_back(extent).unwrap();
+                    frames.take_back(extent).unwrap();
                 }
             }
             Action::Reuse { pick: p, usage } => {
                 if let Some(extent) = pick(&mut self.ballooned, p) {
                     self.set(&extent, Cell::Used(usage.class()));
-                    self.held.push((frames.reuse(extent, usage, Owner::NONE).unwrap(), usage));
+                    self.held.push((frames.take_for(extent, usage, Owner::NONE).unwrap(), usage));
                 }
             }
             Action::Drain => drop(frames.drain(CPU)),
@@ -327,16 +327,16 @@ fn replay(actions: Vec<Action>, cpus: usize) {
 
     // Everything goes back, and everything joins.
     for (first, order, usage) in core::mem::take(&mut model.numbers) {
-        model.held.push((frames.attach(first, order).unwrap(), usage));
+        model.held.push((frames.take_up(first, order).unwrap(), usage));
     }
     for (extent, _) in core::mem::take(&mut model.held) {
         frames.free(extent, Contents::Unknown, CPU).unwrap();
     }
     for extent in core::mem::take(&mut model.ballooned) {
-        frames.give_back(extent).unwrap();
+        frames.take_back(extent).unwrap();
     }
     while let Some(extent) = frames.withdraw_frame() {
-        frames.give_back(extent).unwrap();
+        frames.take_back(extent).unwrap();
     }
     frames.drain(CPU);
     frames.validate().unwrap();

@@ -48,14 +48,14 @@ fn work(frames: &FrameAllocator<'_, HostLocks>, worker: &mut Worker) {
                     frames.deposit(frames.mark_ballooned(extent).unwrap()).unwrap();
                 }
                 if let Some(extent) = frames.withdraw_frame() {
-                    frames.give_back(extent).unwrap();
+                    frames.take_back(extent).unwrap();
                 }
             }
             _ if !held.is_empty() => {
                 let extent = held.swap_remove(random.below(held.len() as u64) as usize);
                 let size = extent.order();
                 let first = frames.detach(extent).unwrap();
-                let extent = frames.attach(first, size).unwrap();
+                let extent = frames.take_up(first, size).unwrap();
                 frames.free(extent, Contents::Unknown, cpu).unwrap();
             }
             _ => {}
@@ -108,7 +108,7 @@ fn nothing_is_lost_or_handed_out_twice_under_contention() {
     }
     frames.drain(CPU);
     while let Some(extent) = frames.withdraw_frame() {
-        frames.give_back(extent).unwrap();
+        frames.take_back(extent).unwrap();
     }
     frames.validate().unwrap();
     let stats = frames.stats();
@@ -126,7 +126,7 @@ fn of_many_that_attach_the_same_number_one_wins() {
             let racers: Vec<_> = (0..3)
                 .map(|_| {
                     scope.spawn(|| {
-                        let won = frames.attach(first, order(1));
+                        let won = frames.take_up(first, order(1));
                         won.is_ok_and(|extent| frames.free(extent, Contents::Unknown, CPU).is_ok())
                     })
                 })

@@ -51,11 +51,19 @@ pub unsafe trait Pages: Send + Sync {
     /// Reserves a region that the caller charges, with a word that [`tag_at`](Self::tag_at) finds by any address in it.
     fn reserve(&self, pages: usize, tag: usize) -> Option<NonNull<u8>>;
 
-    /// Releases the region that begins there; false if none does. Nobody uses it any more.
-    fn release(&self, start: NonNull<u8>) -> bool;
+    /// Releases the region that begins there; false if none does.
+    ///
+    /// # Safety
+    ///
+    /// [`reserve`](Self::reserve) gave the region, if there is one, to the caller, and nobody uses it any more.
+    unsafe fn release(&self, start: NonNull<u8>) -> bool;
 
     /// Gives back the frames of the pages of the 2 MiB at `start`.
-    fn discard(&self, start: usize, pages: &Mask);
+    ///
+    /// # Safety
+    ///
+    /// They are of the caller's region, and nobody uses them.
+    unsafe fn discard(&self, start: usize, pages: &Mask);
 
     /// The word that came with the region around `address`; 0 if there is none.
     fn tag_at(&self, address: usize) -> usize;
@@ -67,7 +75,10 @@ pub unsafe trait Pages: Send + Sync {
     fn uncharge(&self, pages: usize);
 }
 
-// SAFETY: what `Paged` documents of its regions; they begin at slots.
+// SAFETY: a page of a region gets a frame of zeros that nobody else has when it is first touched, as far as it is charged,
+// and keeps what is written through eviction and migration; regions are disjoint, because their slots are (`Book`), and
+// begin at slots, of 2 MiB. Only who reserved one, or has its token, can give it up or discard of it: both functions that
+// take an address instead are unsafe.
 unsafe impl<L: LockKind, M: Mmu, P: Platform> Pages for &'static Paged<L, M, P> {
     fn reserve(&self, pages: usize, tag: usize) -> Option<NonNull<u8>> {
         let region = Paged::reserve(self, Frames::new(pages as u64), Charge::ByCaller).ok()?;
@@ -75,12 +86,14 @@ unsafe impl<L: LockKind, M: Mmu, P: Platform> Pages for &'static Paged<L, M, P> 
         Some(self.detach(region))
     }
 
-    fn release(&self, start: NonNull<u8>) -> bool {
-        self.attach(start).map(|region| Paged::release(self, region)).is_some()
+    unsafe fn release(&self, start: NonNull<u8>) -> bool {
+        // SAFETY: the caller's promise: `reserve` detached it, for the caller.
+        unsafe { self.attach(start) }.map(|region| Paged::release(self, region)).is_some()
     }
 
-    fn discard(&self, start: usize, pages: &Mask) {
-        self.discard_masked(start as u64, pages);
+    unsafe fn discard(&self, start: usize, pages: &Mask) {
+        // SAFETY: the caller's promise.
+        unsafe { self.discard_masked(start as u64, pages) };
     }
 
     fn tag_at(&self, address: usize) -> usize {
@@ -232,7 +245,8 @@ impl<G: Pages, P: Platform> PagedHeap<G, P> {
             }
             None => {
                 drop(arena);
-                self.release(start);
+                // SAFETY: just reserved, and known to nobody.
+                unsafe { self.release(start) };
                 None
             }
         }
@@ -254,14 +268,20 @@ impl<G: Pages, P: Platform> PagedHeap<G, P> {
     }
 
     /// Frees memory of this layout.
-    fn deallocate(&self, memory: NonNull<u8>, layout: Layout) {
+    ///
+    /// # Safety
+    ///
+    /// The memory came from [`allocate`](Self::allocate) with this layout, and is not used again. (What breaks this
+    /// promise is refused where the books can tell.)
+    unsafe fn deallocate(&self, memory: NonNull<u8>, layout: Layout) {
         if layout.size() == 0 {
             return;
         }
         let address = memory.addr().get();
         let tag = self.pages.tag_at(address);
         let freed = match kind(layout) {
-            Some(Kind::Large(pages)) if tag == LARGE && self.pages.release(memory) => {
+            // SAFETY: a region of a large object of ours, by its tag, and not used again, by our caller's promise.
+            Some(Kind::Large(pages)) if tag == LARGE && unsafe { self.pages.release(memory) } => {
                 self.pages.uncharge(pages);
                 self.large_pages.fetch_sub(pages as u64, Ordering::Relaxed);
                 Ok(())
@@ -310,12 +330,14 @@ impl<G: Pages, P: Platform> PagedHeap<G, P> {
         loop {
             let dirty = self.arenas[number].lock(self.platform).take_dirty(next);
             let Some((chunk, address, pages)) = dirty else { break };
-            self.pages.discard(address, &pages);
+            // SAFETY: pages of a chunk of ours that are free, and that `take_dirty` keeps from being given out.
+            unsafe { self.pages.discard(address, &pages) };
             let (count, idle) = self.arenas[number].lock(self.platform).put_clean(chunk, pages);
             self.pages.uncharge(count);
             if let Some(start) = idle.and_then(|at| NonNull::new(core::ptr::with_exposed_provenance_mut(at)))
             {
-                self.release(start);
+                // SAFETY: `put_clean` has taken the chunk out of the arena because all of it is free.
+                unsafe { self.release(start) };
             }
             next = chunk + 1;
         }
@@ -330,8 +352,15 @@ impl<G: Pages, P: Platform> PagedHeap<G, P> {
         }
     }
 
-    fn release(&self, start: NonNull<u8>) {
-        assert!(self.pages.release(start), "paged heap: a chunk is no region");
+    /// Releases a chunk.
+    ///
+    /// # Safety
+    ///
+    /// It is ours, in no arena, and nobody uses it.
+    unsafe fn release(&self, start: NonNull<u8>) {
+        // SAFETY: `reserve` gave it to us for a chunk; nobody uses it, by our caller's promise.
+        let released = unsafe { self.pages.release(start) };
+        assert!(released, "paged heap: a chunk is no region");
     }
 
     /// The counters.
@@ -418,7 +447,8 @@ unsafe impl<G: Pages, P: Platform> Allocator for PagedAlloc<G, P> {
     }
 
     unsafe fn deallocate(&self, memory: NonNull<u8>, layout: Layout) {
-        self.0.deallocate(memory, layout);
+        // SAFETY: the contracts are the same: all handles are one allocator.
+        unsafe { self.0.deallocate(memory, layout) };
     }
 
     unsafe fn grow(
@@ -460,7 +490,8 @@ impl<G: Pages, P: Platform> PagedAlloc<G, P> {
         let moved = self.0.allocate(new)?;
         // SAFETY: both are at least that long, and the new one was just allocated, so they are disjoint.
         unsafe { memory.copy_to_nonoverlapping(moved, old.size().min(new.size())) };
-        self.0.deallocate(memory, old);
+        // SAFETY: allocated here with the layout `old`, by our caller's promise, and given up for the new memory.
+        unsafe { self.0.deallocate(memory, old) };
         Ok(slice(moved, new))
     }
 }

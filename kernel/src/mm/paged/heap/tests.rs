@@ -48,7 +48,7 @@ unsafe impl Pages for &'static HostPages {
         Some(start)
     }
 
-    fn release(&self, start: NonNull<u8>) -> bool {
+    unsafe fn release(&self, start: NonNull<u8>) -> bool {
         let Some((layout, _)) = self.with(|inner| inner.regions.remove(&start.addr().get())) else {
             return false;
         };
@@ -57,7 +57,7 @@ unsafe impl Pages for &'static HostPages {
         true
     }
 
-    fn discard(&self, start: usize, pages: &Mask) {
+    unsafe fn discard(&self, start: usize, pages: &Mask) {
         let layout = self.with(|inner| {
             inner.discards += 1;
             inner.regions[&start].0
