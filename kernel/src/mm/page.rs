@@ -7,6 +7,7 @@
 #![expect(unsafe_code, reason = "whoever lends a frame promises that nobody else uses it")]
 
 use core::cell::UnsafeCell;
+use core::sync::atomic::Ordering;
 use core::{fmt, ptr};
 
 use super::frame::Extent;
@@ -157,7 +158,7 @@ impl Page<'static> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use core::sync::atomic::{AtomicU64, Ordering};
+    use core::sync::atomic::AtomicU64;
 
     #[test]
     fn a_page_knows_whether_it_is_one_word() {
