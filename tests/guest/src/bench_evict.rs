@@ -1,5 +1,5 @@
-//! What `cargo xtask bench swap` counts in a guest: the instructions that it takes to have a page leave memory, and to have
-//! it back. Not a test: it runs only when it is named.
+//! Counts what it takes to have a page leave memory, and to have it back. Not a test: it runs only when it is named, by
+//! `test.solo=bench.evict`, and on bare QEMU with `-icount shift=0`, where ticks of the time stamp counter are instructions.
 //!
 //! Each figure is a record `figure` with `what`, `value` and `unit`.
 #![expect(unsafe_code, reason = "paged memory as a slice")]
@@ -22,8 +22,8 @@ case!("bench.evict", Needs::Nothing, evict, Ends::WithHelp);
 /// Pages of each kind: a part of a small guest's memory.
 const PAGES: u64 = 1024;
 
-/// Ticks of the time stamp counter for a page that leaves and for one that comes back, by what is in it. Where the counter
-/// counts instructions (QEMU's `-icount shift=0`), these are instructions; a few of a timer's interrupts are in them.
+/// Ticks of the time stamp counter for a page that leaves and for one that comes back, by what is in it; a few of a timer's
+/// interrupts are in them.
 fn evict(machine: &'static Machine) -> Result<(), Not> {
     ensure(machine.paged().has_swap(), "swap is off")?;
     spawn_on(CpuId::BOOT, "evict", move || {

@@ -3,8 +3,9 @@
 //! **Layout.** Compressed pages are laid one after the other, in the order in which they come, into a *log* of frames
 //! (`log.rs`). An object has a header of 8 bytes and is padded to 8; where a frame ends, it goes on in the next. So
 //! there are no size classes and no holes between objects, but for what dies: that is slid together (`slide.rs`),
-//! cheaply and in place, as soon as it is more than a small share. Each object has an entry of one word (`entry.rs`)
-//! that says where it is, so that it can move while its handle stays. Beside the data a page costs some 24 bytes.
+//! cheaply and in place, as soon as it is more than a small share, unless a page of the same size comes soon (`hole.rs`).
+//! Each object has an entry of one word (`entry.rs`) that says where it is, so that it can move while its handle stays.
+//! Beside the data a page costs some 24 bytes.
 //!
 //! **Age** is for free: the log's order is the order of storing, and sliding keeps it. [`Pool::coldest`] names pages
 //! from the old end, by the tag that they were stored under, for whoever moves them elsewhere (`evict.rs`).
