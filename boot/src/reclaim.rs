@@ -23,6 +23,8 @@ use spin::once::Once;
 
 /// Frames that the thread takes out at a time, before it looks again.
 const STEP: Frames = Frames::new(128);
+/// Frames that a thread takes out at least that needs some: all CPUs forget the pages together, and the next one need not.
+const CLUSTER: Frames = Frames::new(32);
 /// How long the thread rests when as many others as can be are at it.
 const REST_NS: u64 = 100_000_000;
 
@@ -94,7 +96,7 @@ pub(crate) fn relieve(want: Frames) -> bool {
         return false;
     }
     let begun_ns = cpus::now_ns();
-    let outcome = reclaim(want);
+    let outcome = reclaim(want.max(CLUSTER));
     DIRECT.fetch_add(1, Ordering::Relaxed);
     DIRECT_NS.fetch_add(cpus::now_ns().saturating_sub(begun_ns), Ordering::Relaxed);
     if outcome.freed > Frames::ZERO {

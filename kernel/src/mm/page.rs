@@ -6,19 +6,22 @@
 //! borrow keeps it true.
 #![expect(unsafe_code, reason = "whoever lends a frame promises that nobody else uses it")]
 
-use core::fmt;
+use core::cell::UnsafeCell;
 use core::sync::atomic::Ordering;
+use core::{fmt, ptr};
 
 use super::frame::Extent;
 use super::paged::{Mmu, Words};
+use super::pool_frames::FrameBytes;
 use crate::port::{PageKey, PoolId, TmemOps};
+use crate::swap::same;
 use crate::units::{Gfn, Order};
 use xen_abi::Errno;
 
 /// One frame of ordinary, writable memory of this guest that nobody else reads or writes while this value lives.
 ///
-/// The words are atomics because a hypervisor may be the one that fills the frame: no reference to plain memory lives
-/// through its call. A shared borrow of the page is enough to copy it away; to fill it takes an exclusive one.
+/// It keeps words that are atomics because a hypervisor may be the one that fills the frame: no reference to plain memory
+/// lives through its call. A shared borrow of the page is enough to copy it away; to fill it takes an exclusive one.
 pub struct Page<'a> {
     frame: Gfn,
     words: &'a Words,
@@ -55,14 +58,27 @@ impl<'a> Page<'a> {
         self.frame
     }
 
-    /// The contents. To write through this shared view is for the holder of an exclusive borrow: see
-    /// [`words_mut`](Self::words_mut).
+    /// The contents.
     #[must_use]
-    pub const fn words(&self) -> &Words {
-        self.words
+    pub const fn bytes(&self) -> &FrameBytes {
+        // SAFETY: memory that nobody else writes to (the promise of `new`). Who writes through this value borrows it
+        // exclusively, so not while it is lent here.
+        unsafe { &*self.cell().get() }
     }
 
     /// The contents, to be filled.
+    pub const fn bytes_mut(&mut self) -> &mut FrameBytes {
+        // SAFETY: as above; nobody else reads it either, and this borrow is exclusive.
+        unsafe { &mut *self.cell().get() }
+    }
+
+    /// The contents as what they are: bytes that may change behind a shared reference.
+    const fn cell(&self) -> &UnsafeCell<FrameBytes> {
+        // SAFETY: words that are atomics, which are cells; as many bytes, aligned to less, and any is a value.
+        unsafe { &*ptr::from_ref(self.words).cast() }
+    }
+
+    /// The contents as words, to be filled.
     pub const fn words_mut(&mut self) -> &Words {
         self.words
     }
@@ -70,9 +86,7 @@ impl<'a> Page<'a> {
     /// The word that the page consists of, if it consists of one.
     #[must_use]
     pub fn same_filled(&self) -> Option<u64> {
-        let (first, rest) = self.words.split_first()?;
-        let value = first.load(Ordering::Relaxed);
-        rest.iter().all(|word| word.load(Ordering::Relaxed) == value).then_some(value)
+        same::detect(self.bytes())
     }
 
     /// Has tmem copy the page. The answer is the hypervisor's: see [`TmemOps::put`].
@@ -108,9 +122,7 @@ impl<'a> Page<'a> {
 
     /// Fills the page with a word.
     pub fn fill(&mut self, value: u64) {
-        for word in self.words_mut() {
-            word.store(value, Ordering::Relaxed);
-        }
+        same::fill(value, self.bytes_mut());
     }
 }
 
@@ -131,21 +143,15 @@ impl Page<'static> {
     }
 
     /// A page with these contents.
-    pub(crate) fn with(bytes: &[u8; crate::units::FRAME_SIZE]) -> Self {
+    pub(crate) fn with(bytes: &FrameBytes) -> Self {
         let mut page = Self::leaked();
-        for (word, bytes) in page.words_mut().iter().zip(bytes.as_chunks::<8>().0) {
-            word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
-        }
+        page.bytes_mut().copy_from_slice(bytes);
         page
     }
 
     /// What is in it.
-    pub(crate) fn to_bytes(&self) -> [u8; crate::units::FRAME_SIZE] {
-        let mut bytes = [0; crate::units::FRAME_SIZE];
-        for (bytes, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(self.words()) {
-            *bytes = word.load(Ordering::Relaxed).to_ne_bytes();
-        }
-        bytes
+    pub(crate) fn to_bytes(&self) -> FrameBytes {
+        *self.bytes()
     }
 }
 
@@ -160,9 +166,12 @@ mod tests {
         // SAFETY: memory of this test alone, which stands for a frame that no hypervisor is told of.
         let mut page = unsafe { Page::new(Gfn::new(3), &words) };
         assert_eq!((page.frame(), page.same_filled()), (Gfn::new(3), Some(7)));
-        page.words()[511].store(8, Ordering::Relaxed);
+        page.words_mut()[511].store(8, Ordering::Relaxed);
+        assert_eq!(page.bytes().last_chunk(), Some(&8_u64.to_ne_bytes()));
         assert_eq!(page.same_filled(), None);
         page.fill(0);
         assert_eq!(page.same_filled(), Some(0));
+        page.bytes_mut()[8] = 5;
+        assert_eq!((page.words_mut()[1].load(Ordering::Relaxed), page.same_filled()), (5, None));
     }
 }

@@ -8,37 +8,28 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::Page;
 
-/// Words that are looked at between two decisions: a page that differs does so early.
-const STEP: usize = 64;
+/// Words that are looked at first: a page that differs does so early, mostly.
+const FIRST: usize = 8;
 
-/// Words that are looked at side by side.
-const LANES: usize = 8;
+/// Words that have been looked at before all others are.
+const NEXT: usize = 64;
 
 /// The word that fills the page, if one does: every aligned 8 bytes are equal.
 #[must_use]
 #[inline]
 pub fn detect(page: &Page) -> Option<u64> {
     let (words, _) = page.as_chunks::<8>();
-    let (steps, _) = words.as_chunks::<STEP>();
     let word = u64::from_ne_bytes(*words.first()?);
-    for step in steps {
-        // Neither a decision nor a chain inside, so that the processor may do much at a time.
-        let (mut ones, mut zeros) = ([0; LANES], [u64::MAX; LANES]);
-        let (parts, _) = step.as_chunks::<LANES>();
-        for part in parts {
-            for (lane, other) in part.iter().enumerate() {
-                ones[lane] |= u64::from_ne_bytes(*other);
-                zeros[lane] &= u64::from_ne_bytes(*other);
-            }
-        }
-        // Bits that are set somewhere and clear somewhere, or never as in the word.
-        let differ =
-            ones.iter().zip(zeros).fold(0, |all, (ones, zeros)| all | (ones ^ zeros) | (ones ^ word));
-        if differ != 0 {
-            return None;
-        }
-    }
-    Some(word)
+    let (first, rest) = words.split_first_chunk::<FIRST>()?;
+    let (next, rest) = rest.split_first_chunk::<{ NEXT - FIRST }>()?;
+    (are(first, word) && are(next, word) && are(rest, word)).then_some(word)
+}
+
+/// Whether all of these words are `word`.
+#[inline]
+fn are(words: &[[u8; 8]], word: u64) -> bool {
+    // No decision inside, so that the processor may look at several words at a time.
+    words.iter().fold(0, |differ, other| differ | (u64::from_ne_bytes(*other) ^ word)) == 0
 }
 
 /// Writes the word all over the page.
@@ -50,7 +41,7 @@ pub fn fill(word: u64, page: &mut Page) {
         page.fill(byte);
         return;
     }
-    let mut done = STEP * 8;
+    let mut done = NEXT * 8;
     let (words, _) = page[..done].as_chunks_mut::<8>();
     words.fill(word.to_ne_bytes());
     while done < page.len() {

@@ -14,7 +14,7 @@ use crate::mm::page::Page;
 use crate::mm::pool_frames::PoolFrames;
 use crate::mm::sparse::Sparse;
 use crate::tmem::tier::{Load, Loss, Refusal, Slot, Store, SwapType, Tier};
-use crate::units::{FRAME_SIZE, Frames};
+use crate::units::Frames;
 use xen_abi::Errno;
 
 /// Slots whose handles come together: 2 MiB of pages, and a frame of handles.
@@ -209,12 +209,7 @@ impl<F: PoolFrames, P: Cpus> Tier for PoolTier<F, P> {
             return Store::Refused(Refusal::NoName);
         };
         let _ = self.invalidate(slot);
-        // The pool wants plain bytes, and a page is words that others may share.
-        let mut bytes = [0; FRAME_SIZE];
-        for (bytes, word) in bytes.chunks_exact_mut(8).zip(page.words()) {
-            bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
-        }
-        match self.pool.store_tagged(&bytes, tag) {
+        match self.pool.store_tagged(page.bytes(), tag) {
             Ok(handle) => {
                 place.store(handle.to_bits() + 1, Ordering::Relaxed);
                 if self.starved.load(Ordering::Relaxed) {
@@ -234,15 +229,8 @@ impl<F: PoolFrames, P: Cpus> Tier for PoolTier<F, P> {
     fn load(&self, slot: Slot, page: &mut Page<'_>) -> Load {
         let handle = self.handles.of(slot).and_then(|place| place.load(Ordering::Relaxed).checked_sub(1));
         let Some(handle) = handle else { return Load::Failed(Loss::Missing) };
-        let mut bytes = [0; FRAME_SIZE];
-        match self.pool.load(Handle::from_bits(handle), &mut bytes) {
-            Ok(()) => {
-                let words = bytes.as_chunks::<8>().0;
-                for (word, bytes) in page.words_mut().iter().zip(words) {
-                    word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
-                }
-                Load::Loaded
-            }
+        match self.pool.load(Handle::from_bits(handle), page.bytes_mut()) {
+            Ok(()) => Load::Loaded,
             Err(pool::Fault::NotStored) => Load::Failed(Loss::Missing),
             Err(pool::Fault::Corrupt(_)) => Load::Failed(Loss::Corrupt),
         }

@@ -18,6 +18,7 @@ extern crate alloc;
 mod balloon;
 mod bench_balloon;
 mod bench_core;
+mod bench_evict;
 mod bench_swap;
 mod conformance;
 mod console;

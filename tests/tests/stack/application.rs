@@ -188,7 +188,7 @@ impl File {
                 let hit = fs.get_page(FILE, index, &mut page);
                 if hit {
                     let value = self.truth.get(&index).copied().expect("a hit of a page that was put");
-                    assert!(holds(page.words(), value), "page {index} of the file is an old one");
+                    assert!(holds(page.words_mut(), value), "page {index} of the file is an old one");
                     self.hits += 1;
                 }
             }

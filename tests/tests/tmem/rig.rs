@@ -118,13 +118,10 @@ pub(crate) fn fill(page: &mut Page<'_>, pattern: u64) {
 
 /// The pattern that a page holds, if all of it is of one.
 pub(crate) fn pattern(page: &Page<'_>) -> Option<u64> {
-    let first = page.words()[0].load(Ordering::Relaxed);
-    let pattern = first.wrapping_mul(INVERSE);
-    let whole = page
-        .words()
-        .iter()
-        .enumerate()
-        .all(|(index, word)| word.load(Ordering::Relaxed) == word_of(pattern, index));
+    let (words, _) = page.bytes().as_chunks::<8>();
+    let pattern = u64::from_ne_bytes(*words.first()?).wrapping_mul(INVERSE);
+    let whole =
+        words.iter().enumerate().all(|(index, word)| u64::from_ne_bytes(*word) == word_of(pattern, index));
     whole.then_some(pattern)
 }
 

@@ -24,7 +24,7 @@ use crate::smp::Flush;
 use crate::units::{Frames, Gfn};
 
 /// Pages that are forgotten with one flush.
-const BATCH: usize = 32;
+const BATCH: usize = 64;
 /// Times that the hand goes round at most: an active page that is not used any more leaves in the third.
 const ROUNDS: u64 = 4;
 

@@ -269,7 +269,7 @@ impl Swap for Shelf {
             return Err(Refused::Unsuitable);
         }
         let slot = self.next.fetch_add(1, Ordering::Relaxed);
-        let words = page.words().iter().map(|word| word.load(Ordering::Relaxed)).collect();
+        let words = page.bytes().as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word)).collect();
         self.pages.lock().unwrap().insert(slot, words);
         Ok(SwapEntry::new((slot % 32) as u8, slot).unwrap())
     }

@@ -133,6 +133,8 @@ impl<T> Shard<T> {
         if self.hand == slot {
             self.hand = younger;
         }
+        self.holes.forget(slot);
+        self.holes.forget(older);
         if let Slot::Log(log) = self.unseat(slot) {
             supply.give(log.frame);
         }

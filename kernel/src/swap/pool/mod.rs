@@ -3,8 +3,9 @@
 //! **Layout.** Compressed pages are laid one after the other, in the order in which they come, into a *log* of frames
 //! (`log.rs`). An object has a header of 8 bytes and is padded to 8; where a frame ends, it goes on in the next. So
 //! there are no size classes and no holes between objects, but for what dies: that is slid together (`slide.rs`),
-//! cheaply and in place, as soon as it is more than a small share. Each object has an entry of one word (`entry.rs`)
-//! that says where it is, so that it can move while its handle stays. Beside the data a page costs some 24 bytes.
+//! cheaply and in place, as soon as it is more than a small share, unless a page of the same size comes soon (`hole.rs`).
+//! Each object has an entry of one word (`entry.rs`) that says where it is, so that it can move while its handle stays.
+//! Beside the data a page costs some 24 bytes.
 //!
 //! **Age** is for free: the log's order is the order of storing, and sliding keeps it. [`Pool::coldest`] names pages
 //! from the old end, by the tag that they were stored under, for whoever moves them elsewhere (`evict.rs`).
@@ -26,7 +27,9 @@ mod checksum;
 mod entry;
 mod error;
 mod evict;
+mod hole;
 mod log;
+mod lz4;
 mod scratch;
 mod settings;
 mod shard;
@@ -49,7 +52,7 @@ use spin::mutex::{SpinMutex, SpinMutexGuard};
 
 use self::checksum::checksum;
 use self::entry::{EntryId, GENERATIONS, Used};
-use self::scratch::{Scratch, unpack};
+use self::scratch::Scratch;
 use self::settings::Dials;
 use self::shard::{HEADER, Header, Object, Shard, TAG};
 use self::supply::{Short, Supply};
@@ -158,7 +161,7 @@ impl<F: PoolFrames, P: Cpus> fmt::Debug for Pool<F, P> {
 }
 
 impl<F: PoolFrames, P: Cpus> Pool<F, P> {
-    /// An empty pool. Work memory of 21 KiB for each CPU comes from the heap here and never later; its tables, a
+    /// An empty pool. Work memory of 16 KiB for each CPU comes from the heap here and never later; its tables, a
     /// hundred and twenty-eighth of what is in the pool, as it takes frames.
     ///
     /// # Errors
@@ -206,9 +209,10 @@ impl<F: PoolFrames, P: Cpus> Pool<F, P> {
     pub fn store_tagged(&self, page: &Page, tag: u32) -> Result<Handle, Refused> {
         let pin = CpuPin::new(self.cpus);
         let mut scratch = self.scratch(&pin);
-        let length = scratch.pack(page, tag, self.dials.most_bytes()).map_err(|bytes| {
+        let most = self.dials.most_bytes();
+        let length = scratch.pack(page, tag, most).ok_or_else(|| {
             count(&self.counts.refused_incompressible);
-            Refused::Incompressible { bytes }
+            Refused::Incompressible { most }
         })?;
         let Scratch { object, spare, .. } = &mut *scratch;
         let stamp = self.clock.fetch_add(1, Ordering::Relaxed);
@@ -218,12 +222,11 @@ impl<F: PoolFrames, P: Cpus> Pool<F, P> {
             let mut tries = 0;
             while tries < 2 {
                 let mut shard = self.hold(&self.shards[index]);
-                let frames = shard.counts.log_frames;
                 match shard.insert(&self.supply, object, length, self.sum(), stamp) {
                     Ok((id, generation)) => {
-                        let grown = shard.counts.log_frames > frames;
+                        let is_untidy = shard.dead() > shard.dead_allowed(self.dials.overhead_percent());
                         drop(shard);
-                        if grown {
+                        if is_untidy {
                             self.tidy(index, spare);
                         }
                         count(&self.counts.stores);
@@ -433,7 +436,7 @@ impl<F: PoolFrames, P: Cpus> Pool<F, P> {
             _ => return Err(Fault::Corrupt(Corruption::Header)),
         }
         let compressed = data.get(TAG..).ok_or(Fault::Corrupt(Corruption::Entry))?;
-        unpack(compressed, into).map_err(Fault::Corrupt)
+        lz4::unpack(compressed, into).map_err(|lz4::Damaged| Fault::Corrupt(Corruption::Encoding))
     }
 
     /// Slides a shard together as far as the settings want.

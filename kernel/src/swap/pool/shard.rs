@@ -5,6 +5,7 @@
 
 use super::entry::{Entry, EntryId, GRAIN, MOST_SLOTS, Place, Used};
 use super::error::{Corruption, Fault};
+use super::hole::Holes;
 use super::slot::{NONE, Slot};
 use super::supply::{Short, Supply};
 use super::table::Table;
@@ -94,6 +95,7 @@ pub(super) struct Shard<T> {
     pub(super) partial: u32,
     /// The next frame to be slid.
     pub(super) hand: u32,
+    pub(super) holes: Holes,
     /// The first generation in the next frame of entries.
     pub(super) salt: u16,
     pub(super) counts: Counts,
@@ -109,6 +111,7 @@ impl<T> Shard<T> {
             youngest: NONE,
             partial: NONE,
             hand: NONE,
+            holes: Holes::new(),
             salt: 0,
             counts: Counts::default(),
         }
@@ -168,7 +171,9 @@ impl<T> Shard<T> {
         let spare = 2 * FRAME_SIZE as u64;
         let log = counts.log_frames * FRAME_SIZE as u64;
         let allowed = (counts.compressed.saturating_mul(percent) / 100).saturating_sub(books + spare);
-        if percent == 0 { FRAME_SIZE as u64 } else { allowed.max(log / 150 + FRAME_SIZE as u64) }
+        // A bit less, so that it holds in between, too.
+        let aim = allowed - allowed / 32;
+        if percent == 0 { FRAME_SIZE as u64 } else { aim.max(log / 200 + FRAME_SIZE as u64) }
     }
 
     /// Stores `length` bytes of data, tag first, which are in `object` after the header. Nothing changes if there is no room.
@@ -182,7 +187,10 @@ impl<T> Shard<T> {
     ) -> Result<(EntryId, u16), Short> {
         self.need_entry(supply)?;
         let size = size_in_log(length);
-        if let Err(short) = self.need_room(supply, size, stamp) {
+        let hole = self.find_hole(supply.frames(), size);
+        if hole.is_none()
+            && let Err(short) = self.need_room(supply, size, stamp)
+        {
             self.drop_entries_if_empty(supply, self.partial);
             return Err(short);
         }
@@ -194,8 +202,12 @@ impl<T> Shard<T> {
         let checksum = checksum(&object[HEADER..HEADER + length], id.to_bits());
         object[..HEADER].copy_from_slice(&Header::Live { owner: id, checksum }.encode());
         object[HEADER + length..size].fill(0);
-        let place = self.append(supply.frames(), &object[..size]);
-        let used = Used { place, length, generation, referenced: false, kept: false };
+        let object = &object[..size];
+        let place = match hole {
+            Some(hole) => self.fill_hole(supply.frames(), hole, object),
+            None => self.append(supply.frames(), object),
+        };
+        let used = Used { place, length, generation, referenced: hole.is_some(), kept: false };
         self.set_entry(supply.frames(), id, Entry::Used(used));
         self.counts.stored += 1;
         self.counts.compressed += (length - TAG) as u64;
@@ -255,6 +267,7 @@ impl<T> Shard<T> {
         if !ours || !self.holds(used.place, size) {
             return Err(Fault::Corrupt(Corruption::Entry));
         }
+        self.holes.note(used.place, size);
         self.bury(supply, used.place, size);
         self.give_entry(supply, id, generation);
         // Damage that went unnoticed may have miscounted.

@@ -42,6 +42,7 @@ impl<T> Shard<T> {
             return;
         }
         let over = Place { slot: at, offset: usize::from(log.over) };
+        self.holes.forget(at);
         let mut to = open.map_or(over, |offset| Place { slot: older, offset });
         let mut sound = true;
         while from.offset < stop {

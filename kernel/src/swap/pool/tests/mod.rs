@@ -4,6 +4,7 @@ mod corpora;
 pub(in crate::swap) mod damage;
 mod evict;
 mod exhaustion;
+mod holes;
 mod model;
 mod parallel;
 mod round_trip;
