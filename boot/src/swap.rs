@@ -4,7 +4,7 @@
 //! to less of it: one word for a page that is one word, a compressed copy for others. So a guest whose balloon can bring
 //! nothing more goes on, slower, as long as its data compresses.
 //!
-//! It is there from the start, and costs a guest that never needs it little: work memory of 16 KiB and a frame for each
+//! It is there from the start, and costs a guest that never needs it little: work memory of 21 KiB and a frame for each
 //! CPU, a stack, a frame, books for 2 MiB, and 40 bytes for each 2 MiB of slots. All other books come with what is out.
 #![expect(unsafe_code, reason = "frames of the pool, through the direct map")]
 

@@ -7,8 +7,8 @@ use core::fmt;
 pub enum Refused {
     /// It does not become small enough to be worth it.
     Incompressible {
-        /// It would have more bytes than this.
-        most: usize,
+        /// What it would be compressed.
+        bytes: usize,
     },
     /// The pool has as many frames as it may.
     Limit,
@@ -19,8 +19,8 @@ pub enum Refused {
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Incompressible { most } => {
-                write!(f, "compressed, the page would have more than {most} bytes")
+            Self::Incompressible { bytes } => {
+                write!(f, "compressed, the page would still have {bytes} bytes")
             }
             Self::Limit => f.write_str("the pool is at its limit"),
             Self::NoFrame => f.write_str("no frame for the pool"),

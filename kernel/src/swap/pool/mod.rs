@@ -29,7 +29,6 @@ mod error;
 mod evict;
 mod hole;
 mod log;
-mod lz4;
 mod scratch;
 mod settings;
 mod shard;
@@ -52,7 +51,7 @@ use spin::mutex::{SpinMutex, SpinMutexGuard};
 
 use self::checksum::checksum;
 use self::entry::{EntryId, GENERATIONS, Used};
-use self::scratch::Scratch;
+use self::scratch::{Scratch, unpack};
 use self::settings::Dials;
 use self::shard::{HEADER, Header, Object, Shard, TAG};
 use self::supply::{Short, Supply};
@@ -161,7 +160,7 @@ impl<F: PoolFrames, P: Cpus> fmt::Debug for Pool<F, P> {
 }
 
 impl<F: PoolFrames, P: Cpus> Pool<F, P> {
-    /// An empty pool. Work memory of 16 KiB for each CPU comes from the heap here and never later; its tables, a
+    /// An empty pool. Work memory of 21 KiB for each CPU comes from the heap here and never later; its tables, a
     /// hundred and twenty-eighth of what is in the pool, as it takes frames.
     ///
     /// # Errors
@@ -209,10 +208,9 @@ impl<F: PoolFrames, P: Cpus> Pool<F, P> {
     pub fn store_tagged(&self, page: &Page, tag: u32) -> Result<Handle, Refused> {
         let pin = CpuPin::new(self.cpus);
         let mut scratch = self.scratch(&pin);
-        let most = self.dials.most_bytes();
-        let length = scratch.pack(page, tag, most).ok_or_else(|| {
+        let length = scratch.pack(page, tag, self.dials.most_bytes()).map_err(|bytes| {
             count(&self.counts.refused_incompressible);
-            Refused::Incompressible { most }
+            Refused::Incompressible { bytes }
         })?;
         let Scratch { object, spare, .. } = &mut *scratch;
         let stamp = self.clock.fetch_add(1, Ordering::Relaxed);
@@ -436,7 +434,7 @@ impl<F: PoolFrames, P: Cpus> Pool<F, P> {
             _ => return Err(Fault::Corrupt(Corruption::Header)),
         }
         let compressed = data.get(TAG..).ok_or(Fault::Corrupt(Corruption::Entry))?;
-        lz4::unpack(compressed, into).map_err(|lz4::Damaged| Fault::Corrupt(Corruption::Encoding))
+        unpack(compressed, into).map_err(Fault::Corrupt)
     }
 
     /// Slides a shard together as far as the settings want.

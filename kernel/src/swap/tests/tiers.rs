@@ -152,7 +152,7 @@ fn the_high_mark_is_a_sixteenth_below_the_limit() {
     let (tier, frames, _, _cpu) = pool_tier(32);
     let mut offset = 0;
     while !tier.is_crowded() {
-        assert_eq!(store(tier, offset % 64, &page(2950, offset)), Store::Stored);
+        assert_eq!(store(tier, offset % 64, &page(3000, offset)), Store::Stored);
         offset += 1;
     }
     assert_eq!((frames.held(), tier.is_full()), (30, false));

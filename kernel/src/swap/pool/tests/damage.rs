@@ -6,7 +6,7 @@ use workload::corpus::Corpus;
 
 use super::*;
 use crate::swap::pool::Refused;
-use crate::swap::pool::lz4::unpack;
+use crate::swap::pool::scratch::unpack;
 use crate::swap::pool::slot::Slot;
 
 /// What a frame is for.

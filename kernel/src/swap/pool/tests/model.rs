@@ -41,7 +41,7 @@ impl Model<'_, '_> {
                         assert!(self.held.insert(handle, (bytes, seed)).is_none(), "{handle:?} twice");
                         self.order.push(handle);
                     }
-                    Err(Refused::Incompressible { most }) => assert!(most == 3072 && bytes > 2900),
+                    Err(Refused::Incompressible { bytes: packed }) => assert!(packed > 3072 && bytes > 2900),
                     Err(Refused::Limit | Refused::NoFrame) => {}
                 }
             }
