@@ -71,8 +71,8 @@ fn pages(machine: &Machine, kind: &str, fill: impl Fn(u64, &mut [u64; PAGE_WORDS
     }
     let came = cpu::time_stamp().wrapping_sub(begun);
     let ins = paged.stats().swap_ins - out.swap_ins;
-    if ins > 0 {
-        figure(&format!("{kind}: comes back"), came / ins, "ticks");
+    if let Some(each) = came.checked_div(ins) {
+        figure(&format!("{kind}: comes back"), each, "ticks");
     }
     let mut expected = [0; PAGE_WORDS];
     for page in 0..PAGES as usize {
