@@ -4,26 +4,76 @@
 //! boot took before (the image, page tables, the CPUs' slots, the first heap, these books) is reserved for good.
 #![expect(unsafe_code, reason = "the books are made out of raw memory")]
 
+use crate::{Cpus, cpus, platform};
 use core::fmt;
 use ebb::arch::layout::direct_map;
+use ebb::arch::local as gs;
 use ebb::boot_info::RamMap;
 use ebb::mm::frame::{
-    Block, Config, Entry, Exclusive, FrameAllocator, Layout, LockKind, Magazine, MapError, Metadata,
-    SharedGate,
+    Block, Config, Entry, Exclusive, FrameAllocator, Layout, LocalGate, LockKind, Magazine, MapError,
+    Metadata,
 };
-use ebb::units::{FRAME_SIZE, Frames};
+use ebb::smp::{CpuId, Message};
+use ebb::units::{FRAME_SIZE, Frames, VcpuId};
 use spin::mutex::SpinMutex;
 use spin::once::Once;
 use spin::relax::RelaxStrategy;
 use x86_64::instructions::interrupts::without_interrupts;
 
-/// The allocator's locks: interrupts stay off while one is held, so that handlers may allocate.
+/// The allocator's locks: interrupts stay off while one is held, so that handlers may allocate. A magazine is its
+/// CPU's; others are asked for theirs by an interrupt.
 #[derive(Debug)]
 pub enum KernelLocks {}
 
+/// How long another CPU may take to answer. A host may leave one waiting for seconds.
+const ANSWER_BOUND_NS: u64 = 20_000_000_000;
+
 impl LockKind for KernelLocks {
     type Of<T: Send> = InterruptsOff<T>;
-    type Gate = SharedGate;
+    type Gate = LocalGate;
+
+    #[inline(always)]
+    fn pinned<R>(_hint: usize, work: impl FnOnce(usize) -> R) -> R {
+        // As `Pin` does it, but the CPU is not looked up again in the end.
+        gs::preempt_disable();
+        let cpu = gs::cpu();
+        // A handler that comes now is on the same CPU, and leaves the magazine as it found it, or parked.
+        let result = work(cpu.get());
+        // SAFETY: once, for what was turned off above.
+        if unsafe { gs::preempt_enable() } {
+            platform::preemption_is_on(cpu);
+        }
+        result
+    }
+
+    fn ring(cpu: usize) {
+        // Not this one: it is inside its magazine, below an interrupt, and looks when it leaves.
+        if let Some(cpu) = CpuId::new(cpu).filter(|cpu| *cpu != gs::cpu()) {
+            cpus::post(cpu, Message::Frames);
+        }
+    }
+
+    fn wait(done: &mut dyn FnMut() -> bool) -> bool {
+        // Another CPU answers when it has interrupts on and is not inside its magazine: neither waits for a thread.
+        if platform::may_block() { Cpus(()).wait_until(ANSWER_BOUND_NS, done) } else { done() }
+    }
+}
+
+/// Any number: the allocator looks up the CPU.
+const ANY_CPU: VcpuId = VcpuId::new(0);
+
+/// Does what others ask of this CPU's magazine. In the interrupt that tells it to.
+pub(crate) fn answer() {
+    if let Some(frames) = FRAMES.get() {
+        frames.answer(ANY_CPU);
+    }
+}
+
+/// Leaves this CPU's magazine to the others, until it needs it again. Any context.
+pub(crate) fn park() {
+    if let Some(frames) = FRAMES.get() {
+        frames.park(ANY_CPU);
+    }
 }
 
 /// A spin lock that is held with interrupts off. Whoever finds it free takes it: see [`percpu::lock`].
@@ -36,7 +86,7 @@ pub enum Waiting {}
 
 impl RelaxStrategy for Waiting {
     fn relax() {
-        crate::cpus::relax();
+        cpus::relax();
     }
 }
 
@@ -102,6 +152,8 @@ impl Books {
     }
 }
 
+type Own = Magazine<LocalGate>;
+
 /// Makes the allocator of `ram`, of which `free` is free, and takes its books out of `free`.
 ///
 /// # Safety
@@ -113,8 +165,8 @@ pub(crate) unsafe fn start(
     cpus: usize,
 ) -> Result<&'static KernelFrames, FramesError> {
     let layout = Layout::for_map(ram.ranges()).map_err(FramesError::Map)?;
-    let magazines = cpus.max(1) * size_of::<Magazine>();
-    let bytes = layout.bytes() + magazines + align_of::<Magazine>() + align_of::<Block>();
+    let magazines = cpus.max(1) * size_of::<Own>();
+    let bytes = layout.bytes() + magazines + align_of::<Own>() + align_of::<Block>();
     let size = Frames::new(bytes.div_ceil(FRAME_SIZE) as u64);
     let books = free.take(size).ok_or(FramesError::Books(size))?;
     let mut taken = ram.clone();
@@ -125,7 +177,7 @@ pub(crate) unsafe fn start(
     let mut books = Books { next: start, end: start + size.get() * FRAME_SIZE as u64 };
     let full = FramesError::Books(size);
     // SAFETY: just taken out of what is free, in the direct map, and kept for ever.
-    let magazines = unsafe { books.slice(cpus.max(1), Magazine::new) }.ok_or(full)?;
+    let magazines = unsafe { books.slice(cpus.max(1), Own::new) }.ok_or(full)?;
     // SAFETY: as above.
     let blocks = unsafe { books.slice(layout.blocks(), Block::new) }.ok_or(full)?;
     // SAFETY: as above.

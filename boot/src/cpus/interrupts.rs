@@ -174,7 +174,10 @@ pub(crate) fn doorbell() {
     if messages.has(Message::Call) {
         local.calls.serve();
     }
-    if messages.has(Message::Call) || messages.has(Message::Flush) {
+    if messages.has(Message::Frames) {
+        crate::frames::answer();
+    }
+    if [Message::Call, Message::Flush, Message::Frames].iter().any(|message| messages.has(*message)) {
         super::wait::wake_nappers(cpu);
     }
     if messages.has(Message::Work) {

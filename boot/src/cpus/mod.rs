@@ -90,8 +90,8 @@ impl Tlb for Translations {
     }
 }
 
-/// Posts a message and rings.
-fn post(cpu: CpuId, message: Message) {
+/// Posts a message and rings. Any context.
+pub(crate) fn post(cpu: CpuId, message: Message) {
     if let Some(local) = local::of(cpu) {
         local.messages.post(message);
         interrupts::ring(cpu, local);

@@ -13,6 +13,7 @@ mod task_ops;
 mod wait;
 mod workers;
 
+pub(crate) use task_ops::preemption_is_on;
 pub use wait::Parked;
 pub(crate) use wait::port_fired;
 pub(crate) use workers::work_posted;

@@ -27,7 +27,7 @@ unsafe impl Cpus for Kernel {
     unsafe fn preempt_enable(self) {
         // SAFETY: the caller's promise.
         if unsafe { gs::preempt_enable() } {
-            preemption_is_on();
+            preemption_is_on(gs::cpu());
         }
     }
 

@@ -32,7 +32,7 @@ impl Cpus for Kernel {
     fn preempt_enable(self) {
         // SAFETY: the trait's contract: the scheduler's guards, each once for one `preempt_disable` of its own.
         if unsafe { gs::preempt_enable() } {
-            preemption_is_on();
+            preemption_is_on(gs::cpu());
         }
     }
 
@@ -62,12 +62,12 @@ impl Cpus for Kernel {
     }
 }
 
-/// The preemption count has fallen to 0. On another CPU in the next line, the question is a hint: whoever is switched
-/// to has been told already.
-#[inline]
-pub(super) fn preemption_is_on() {
+/// The preemption count of `cpu` has fallen to 0. On another CPU in the next line, the question is a hint: whoever is
+/// switched to has been told already.
+#[inline(always)]
+pub(crate) fn preemption_is_on(cpu: CpuId) {
     if let Some(threads) = super::SCHEDULER.get()
-        && threads.wants_switch()
+        && threads.is_due(cpu)
     {
         threads.preempt_point();
     }
@@ -110,6 +110,8 @@ impl Platform for Kernel {
     }
 
     fn halt_unless(self, ready: impl FnOnce() -> bool) {
+        // What it holds, others may need meanwhile.
+        crate::frames::park();
         Processor.halt_unless(ready);
     }
 

@@ -16,6 +16,8 @@ pub enum Message {
     Flush = 1 << 3,
     /// Stop for good: another CPU reports the end of the kernel.
     Stop = 1 << 4,
+    /// Frames of this CPU's magazine are asked for.
+    Frames = 1 << 5,
 }
 
 /// Messages that were taken together.

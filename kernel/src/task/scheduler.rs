@@ -207,8 +207,17 @@ impl<P: Platform> Scheduler<P> {
         self.reschedule(Why::Preempted);
     }
 
+    /// Whether a switch was put off on `cpu`, as it seems: asked where the preemption count has fallen to 0.
+    #[inline]
+    #[must_use]
+    pub fn is_due(&self, cpu: CpuId) -> bool {
+        self.cpu(cpu).need.load(Ordering::Relaxed)
+    }
+
     /// The preemption count has fallen to 0 in a thread, with interrupts on: makes up for a switch that was put
-    /// off.
+    /// off. Hardly ever called, by code that is everywhere.
+    #[cold]
+    #[inline(never)]
     pub fn preempt_point(&self) {
         let irq = IrqOff::new(self.platform);
         if irq.were_on() && self.wants_switch() {

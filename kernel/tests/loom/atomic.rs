@@ -4,6 +4,7 @@
 //! by the thread that does it, and loom reports an access that is not ordered behind it: a model uses everything
 //! once before it starts its threads.
 
+use crate::interrupt;
 use crate::model::{Mistake, made, weakened};
 use core::sync::atomic::Ordering;
 use std::sync::OnceLock;
@@ -32,16 +33,19 @@ macro_rules! atomics {
 atomics! {
     AtomicBool: bool;
     AtomicU8: u8;
+    AtomicU16: u16;
     AtomicU32: u32;
     AtomicU64: u64;
 }
 
 impl AtomicBool {
     pub(crate) fn load(&self, order: Ordering) -> bool {
+        interrupt::point();
         self.real().load(order)
     }
 
     pub(crate) fn store(&self, value: bool, order: Ordering) {
+        interrupt::point();
         self.real().store(value, weakened(order, Mistake::RelaxedLeave));
     }
 
@@ -63,7 +67,8 @@ impl AtomicU8 {
     }
 
     pub(crate) fn load(&self, order: Ordering) -> u8 {
-        self.real().load(order)
+        interrupt::point();
+        if made(Mistake::OneLook) { 0 } else { self.real().load(order) }
     }
 
     pub(crate) fn store(&self, value: u8, order: Ordering) {
@@ -85,6 +90,36 @@ impl AtomicU8 {
             return Ok(self.real().swap(to, success));
         }
         self.real().compare_exchange(from, to, weakened(success, Mistake::RelaxedWake), failure)
+    }
+}
+
+/// What is asked of the CPU that has a magazine.
+impl AtomicU16 {
+    pub(crate) fn load(&self, order: Ordering) -> u16 {
+        interrupt::point();
+        if made(Mistake::DeafLeave) && interrupt::is_interruptible() { 0 } else { self.real().load(order) }
+    }
+
+    pub(crate) fn fetch_or(&self, bits: u16, order: Ordering) -> u16 {
+        self.real().fetch_or(bits, order)
+    }
+
+    pub(crate) fn fetch_and(&self, bits: u16, order: Ordering) -> u16 {
+        interrupt::point();
+        if made(Mistake::SplitHeed) {
+            let before = self.real().load(Ordering::Acquire);
+            self.real().store(before & bits, Ordering::Release);
+            return before;
+        }
+        self.real().fetch_and(bits, weakened(order, Mistake::RelaxedHeed))
+    }
+
+    pub(crate) fn fetch_add(&self, amount: u16, order: Ordering) -> u16 {
+        self.real().fetch_add(amount, order)
+    }
+
+    pub(crate) fn fetch_sub(&self, amount: u16, order: Ordering) -> u16 {
+        self.real().fetch_sub(amount, order)
     }
 }
 

@@ -1,11 +1,14 @@
 //! The magazines of the frame allocator: a frame is in one place, and whoever takes it sees what was written to it.
 
+use crate::interrupt;
 use crate::model::{Model, tests};
 use lock::{Gate, LocalGate, SharedGate};
 use loom::cell::UnsafeCell;
+use loom::sync::atomic::AtomicU32;
 use loom::thread;
-use magazine::Magazine;
-use std::sync::Arc;
+use magazine::{Inside, Magazine};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
 
 #[allow(dead_code, unreachable_pub, reason = "the kernel's source; the models do not need all of it")]
 #[path = "../../src/mm/frame/lock.rs"]
@@ -16,7 +19,7 @@ mod magazine;
 
 /// In the place of the kernel's `primitive.rs`.
 mod primitive {
-    pub(super) use crate::atomic::{AtomicBool, AtomicU8, AtomicU32};
+    pub(super) use crate::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32};
     pub(super) use core::sync::atomic::{Ordering, compiler_fence};
 }
 
@@ -46,18 +49,25 @@ impl<G: Gate> Memory<G> {
     fn new() -> Arc<Self> {
         let frames = [UnsafeCell::new(0), UnsafeCell::new(0)];
         let memory = Self { magazine: Magazine::new(), frames };
+        drop(memory.magazine.try_enter_parked());
         assert!(memory.give(0) && memory.give(1));
         Arc::new(memory)
     }
 
     /// Takes a frame, if the gate is open and there is one.
     fn take(&self) -> Option<u32> {
-        self.magazine.try_enter()?.pop(KIND)
+        self.magazine.visit(Magazine::try_enter, |inside| inside.pop(KIND), |_| {})?
     }
 
     /// Gives one back, if the gate is open.
     fn give(&self, frame: u32) -> bool {
-        self.magazine.try_enter().is_some_and(|inside| inside.push(KIND, frame))
+        self.magazine.visit(Magazine::try_enter, |inside| inside.push(KIND, frame), |_| {}) == Some(true)
+    }
+
+    /// Writes to a frame that was taken.
+    fn write(&self, frame: u32) {
+        // SAFETY: taken.
+        self.frames[frame as usize].with_mut(|memory| unsafe { *memory += 1 });
     }
 
     /// Takes a frame, writes to it and gives it back, twice; answers the frames that it could not give back.
@@ -65,8 +75,7 @@ impl<G: Gate> Memory<G> {
         let mut kept = Vec::new();
         for _ in 0..2 {
             let Some(frame) = self.take() else { continue };
-            // SAFETY: taken.
-            self.frames[frame as usize].with_mut(|memory| unsafe { *memory += 1 });
+            self.write(frame);
             if !self.give(frame) {
                 kept.push(frame);
             }
@@ -96,10 +105,7 @@ fn sleeper() {
         thread::spawn(move || {
             let Some(inside) = memory.magazine.try_enter_afar() else { return Vec::new() };
             let taken: Vec<_> = inside.pop_many(KIND, 2).collect();
-            for &frame in &taken {
-                // SAFETY: taken.
-                memory.frames[frame as usize].with_mut(|memory| unsafe { *memory += 1 });
-            }
+            taken.iter().for_each(|&frame| memory.write(frame));
             taken
         })
     };
@@ -109,8 +115,7 @@ fn sleeper() {
         let magazine = &memory.magazine;
         let inside = magazine.try_enter().or_else(|| magazine.try_enter_parked());
         if let Some(frame) = inside.and_then(|inside| inside.pop(KIND)) {
-            // SAFETY: taken.
-            memory.frames[frame as usize].with_mut(|memory| unsafe { *memory += 1 });
+            memory.write(frame);
             if !memory.give(frame) {
                 all.push(frame);
             }
@@ -118,6 +123,69 @@ fn sleeper() {
         magazine.park();
     }
     all.extend(other.join().unwrap());
+    memory.magazine.for_each(|_, frame| all.push(frame));
+    all.sort_unstable();
+    assert_eq!(all, [0, 1], "each frame is in one place");
+}
+
+/// What the buddy system was given.
+struct Given {
+    /// Which frames. Not of the model: it is looked at when all is over.
+    frames: Mutex<Vec<u32>>,
+    /// How many, without any order of its own.
+    count: AtomicU32,
+}
+
+/// A CPU works, while another asks for its frames, wants its magazine, and rings it each time. The interrupt may come
+/// at any time.
+fn called() {
+    let memory = Memory::<LocalGate>::new();
+    let given = Arc::new(Given { frames: Mutex::new(Vec::new()), count: AtomicU32::new(0) });
+    let empty = {
+        let given = Arc::clone(&given);
+        move |inside: &Inside<'_, LocalGate>| {
+            let taken: Vec<_> = inside.pop_many(KIND, 2).collect();
+            given.count.fetch_add(taken.len() as u32, Relaxed);
+            given.frames.lock().unwrap().extend(taken);
+        }
+    };
+    let bell = {
+        let (memory, empty) = (Arc::clone(&memory), empty.clone());
+        interrupt::take(move || memory.magazine.answer(&empty))
+    };
+    let other = {
+        let (memory, given) = (Arc::clone(&memory), Arc::clone(&given));
+        thread::spawn(move || {
+            let magazine = &memory.magazine;
+            assert!(magazine.ask());
+            bell.ring();
+            // For ever.
+            core::mem::forget(magazine.want());
+            bell.ring();
+            if !magazine.is_asked() {
+                // The CPU may hold one itself.
+                assert!(given.count.load(Relaxed) > 0, "it says that it has given its frames");
+            }
+            let inside = magazine.try_enter_afar()?;
+            inside.pop(KIND).inspect(|&frame| memory.write(frame))
+        })
+    };
+    let mut all = Vec::new();
+    let frame = memory.magazine.visit(Magazine::try_enter, |inside| inside.pop(KIND), &empty);
+    if let Some(frame) = frame.flatten() {
+        memory.write(frame);
+        let put = memory.magazine.visit(Magazine::try_enter, |inside| inside.push(KIND, frame), &empty);
+        if put != Some(true) {
+            all.push(frame);
+        }
+    }
+    all.extend(other.join().unwrap());
+    interrupt::end();
+    // Whatever the CPU was doing when it was rung: it does not have to come by again.
+    assert!(memory.magazine.try_enter().is_none(), "wanted");
+    let afar = memory.magazine.try_enter_afar();
+    assert!(afar.is_some(), "parked");
+    all.extend(given.frames.lock().unwrap().iter());
     memory.magazine.for_each(|_, frame| all.push(frame));
     all.sort_unstable();
     assert_eq!(all, [0, 1], "each frame is in one place");
@@ -132,7 +200,16 @@ const LOCAL: Model =
 const SLEEPER: Model =
     Model { name: "magazine: a CPU that sleeps, and one that drains", preemptions: None, run: sleeper };
 
+const CALLED: Model =
+    Model { name: "magazine: a CPU that others call, with interrupts", preemptions: Some(3), run: called };
+
 tests! {
+    a_called_cpu_answers_and_its_frames_are_in_one_place: CALLED;
+    mutant_one_look: CALLED catches OneLook;
+    mutant_deaf_leave: CALLED catches DeafLeave;
+    mutant_relaxed_heed: CALLED catches RelaxedHeed;
+    mutant_split_heed: CALLED catches SplitHeed;
+    mutant_relaxed_park_when_called: CALLED catches RelaxedPark;
     a_sleeping_cpus_frame_is_in_one_place: SLEEPER;
     mutant_relaxed_park: SLEEPER catches RelaxedPark;
     mutant_relaxed_wake: SLEEPER catches RelaxedWake;

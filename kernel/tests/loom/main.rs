@@ -20,6 +20,7 @@ mod channels;
 #[path = "../../libs/percpu/tests/loom/explore.rs"]
 mod explore;
 mod frame;
+mod interrupt;
 mod mailbox;
 mod model;
 mod ports;

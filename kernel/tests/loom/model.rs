@@ -19,6 +19,14 @@ pub(crate) enum Mistake {
     RelaxedPark,
     /// A parked gate is entered without an acquire.
     RelaxedWake,
+    /// A gate for one CPU is not looked at again after it was closed.
+    OneLook,
+    /// Who has left a magazine does not look whether anything is asked of him.
+    DeafLeave,
+    /// It is said that frames were given without a release.
+    RelaxedHeed,
+    /// What is asked is read, and written back without the frames that were given.
+    SplitHeed,
     /// Another CPU enters a gate for one CPU that is not parked.
     DrainedAwake,
     /// It is a gate for one CPU, and two enter.

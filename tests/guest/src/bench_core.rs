@@ -1,5 +1,5 @@
-//! What `cargo xtask bench core` measures in a guest: threads that take turns, grace periods. Not tests: they run only
-//! when named.
+//! What `cargo xtask bench core` measures in a guest: frames, threads that take turns, grace periods. Not tests: they
+//! run only when named.
 //!
 //! Each figure is a record `figure` with `what`, `value` and `unit`.
 
@@ -10,12 +10,70 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 use ebb::arch::cpu;
+use ebb::mm::frame::{
+    Block, Config, Contents, Entry, FrameAllocator, LockKind, Magazine, Metadata, Request, SharedGate, Use,
+};
 use ebb::smp::CpuId;
+use ebb::units::{BLOCK_FRAMES, FrameRange, Gfn, VcpuId};
 use ebb_boot::cases::{Ends, Needs, Not};
+use ebb_boot::frames::KernelLocks;
 use ebb_boot::{Machine, case, rcu, threads};
 
+case!("bench.frames", Needs::Nothing, frames, Ends::WithHelp);
 case!("bench.switch", Needs::Nothing, switch, Ends::WithHelp);
 case!("bench.grace_periods", Needs::Cpus, grace_periods, Ends::WithHelp);
+
+/// The image's locks, with magazines that any CPU may enter, by an exchange.
+enum Exchanged {}
+
+impl LockKind for Exchanged {
+    type Of<T: Send> = <KernelLocks as LockKind>::Of<T>;
+    type Gate = SharedGate;
+}
+
+/// Ticks of the time stamp counter for a frame taken and given back, and nanoseconds by the clock. Where the counter
+/// counts instructions, as below, the ticks are instructions. The shortest of many portions counts.
+///
+/// From the image's own allocator, and from one beside it, over frames that there are not: in what is measured, no
+/// memory is touched.
+fn frames(machine: &'static Machine) -> Result<(), Not> {
+    const FRAMES: u64 = BLOCK_FRAMES;
+    time_frames("", machine, machine.frames())?;
+    let memory = [FrameRange::new(Gfn::new(0), Gfn::new(FRAMES))];
+    let mut entries: Vec<Entry> = (0..FRAMES).map(|_| Entry::unused()).collect();
+    let (mut blocks, mut magazines) = ([Block::new()], [Magazine::new()]);
+    let metadata = Metadata { entries: &mut entries, blocks: &mut blocks, magazines: &mut magazines };
+    let config = Config { memory: &memory, reserved: &[], id: 2 };
+    let shared = FrameAllocator::<Exchanged>::new(config, metadata);
+    time_frames(", shared magazine", machine, &shared.map_err(|error| failed("an allocator")(&error))?)
+}
+
+fn time_frames<L: LockKind>(
+    how: &str,
+    machine: &'static Machine,
+    frames: &FrameAllocator<'_, L>,
+) -> Result<(), Not> {
+    const PORTIONS: usize = 400;
+    const PAIRS: u64 = 500;
+    let (cpus, cpu) = (machine.cpus(), VcpuId::new(0));
+    let pair = || {
+        let extent =
+            frames.alloc(Request::new(Use::Kernel, cpu)).map_err(|error| failed("a frame")(&error))?;
+        frames.free(extent, Contents::Unknown, cpu).map_err(|rejected| failed("free")(&rejected))
+    };
+    let shortest = |now: &dyn Fn() -> u64| {
+        let mut least = u64::MAX;
+        for _ in 0..PORTIONS {
+            let begun = now();
+            (0..PAIRS).try_for_each(|_| pair())?;
+            least = least.min(now().wrapping_sub(begun));
+        }
+        Ok::<_, Not>(least)
+    };
+    figure(&format!("frame taken and given back{how}"), shortest(&cpu::time_stamp)? / PAIRS, "ticks");
+    figure(&format!("frame, by the clock{how}"), shortest(&|| cpus.now_ns())? / PAIRS, "ns");
+    Ok(())
+}
 
 /// Ticks of the time stamp counter for one yield of a thread, with and without another one to switch to. Where the
 /// counter counts instructions (QEMU's `-icount shift=0`), these are instructions.

@@ -13,12 +13,14 @@
 
 use std::hint::black_box;
 use std::process::ExitCode;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, compiler_fence};
 use std::time::Instant;
 
 use buddy_system_allocator::FrameAllocator as Peer;
 use ebb::mm::frame::{
-    Block, Config, Contents, Entry, Extent, FrameAllocator, Layout, LocalLocks, LockKind, Magazine, Metadata,
-    Request, TicketLocks, Use,
+    Block, Config, Contents, Entry, Extent, FrameAllocator, Layout, LocalGate, LocalLocks, LockKind,
+    Magazine, Metadata, Request, TicketLocks, Use,
 };
 use ebb::units::{FrameRange, Gfn, Order, VcpuId};
 use spin::mutex::TicketMutex;
@@ -34,6 +36,8 @@ enum Case {
     Repeat,
     /// The same without the magazine: what the lock and the buddy system cost.
     RepeatShared,
+    /// The same with what the image does around it: preemption off, the CPU looked up, and whether a switch was put off.
+    RepeatPinned,
     /// The same with a magazine that any CPU may enter, behind an atomic exchange.
     RepeatExchange,
     /// The same from memory that is wholly free, where the peer splits and joins all of it.
@@ -48,9 +52,10 @@ enum Case {
     BulkBlock,
 }
 
-const CASES: [(Case, &str, Option<f64>); 8] = [
+const CASES: [(Case, &str, Option<f64>); 9] = [
     (Case::Repeat, "order 0, repeat", Some(5.0)),
     (Case::RepeatShared, "order 0, repeat without magazine", None),
+    (Case::RepeatPinned, "order 0, repeat with preemption off around it", None),
     (Case::RepeatExchange, "order 0, repeat with a shared magazine", None),
     (Case::RepeatFresh, "order 0, repeat on fresh memory", Some(5.0)),
     (Case::Bulk, "order 0, bulk", Some(5.0)),
@@ -73,6 +78,32 @@ impl Case {
             Self::BulkBlock => (mib / 2 / 4).clamp(1, 4096) as usize,
             _ => (mib * 256 / 4).min(65536) as usize,
         }
+    }
+}
+
+/// The locks of the image, as far as a program has them: memory in the place of the words that GS points at.
+enum Pinned {}
+
+static PREEMPTION_OFF: AtomicU32 = AtomicU32::new(0);
+static CPU: AtomicU32 = AtomicU32::new(0);
+static SWITCH_IS_DUE: AtomicBool = AtomicBool::new(false);
+
+impl LockKind for Pinned {
+    type Of<T: Send> = TicketMutex<T>;
+    type Gate = LocalGate;
+
+    #[inline(always)]
+    fn pinned<R>(_hint: usize, work: impl FnOnce(usize) -> R) -> R {
+        PREEMPTION_OFF.store(PREEMPTION_OFF.load(Relaxed) + 1, Relaxed);
+        compiler_fence(SeqCst);
+        let result = work(CPU.load(Relaxed) as usize);
+        compiler_fence(SeqCst);
+        let count = PREEMPTION_OFF.load(Relaxed) - 1;
+        PREEMPTION_OFF.store(count, Relaxed);
+        if count == 0 && SWITCH_IS_DUE.load(Relaxed) {
+            std::thread::yield_now();
+        }
+        result
     }
 }
 
@@ -124,7 +155,12 @@ fn run<S: Subject>(subject: &S, case: Case, mib: u64, pairs: usize) -> (usize, f
         None => unreachable!("the benchmark asks for less than there is"),
     };
     match case {
-        Case::Repeat | Case::RepeatShared | Case::RepeatExchange | Case::RepeatFresh | Case::RepeatBlock => {
+        Case::Repeat
+        | Case::RepeatShared
+        | Case::RepeatPinned
+        | Case::RepeatExchange
+        | Case::RepeatFresh
+        | Case::RepeatBlock => {
             let beside = (case != Case::RepeatFresh).then(take);
             subject.give(take(), order);
             let start = Instant::now();
@@ -235,10 +271,12 @@ fn print(
 }
 
 fn measure(case: Case, mib: u64, pairs: usize) -> [f64; 2] {
-    if case == Case::RepeatExchange {
-        with_ours::<TicketLocks, _>(case, mib, |subject| race(subject, case, mib, pairs))
-    } else {
-        with_ours::<LocalLocks, _>(case, mib, |subject| race(subject, case, mib, pairs))
+    match case {
+        Case::RepeatExchange => {
+            with_ours::<TicketLocks, _>(case, mib, |subject| race(subject, case, mib, pairs))
+        }
+        Case::RepeatPinned => with_ours::<Pinned, _>(case, mib, |subject| race(subject, case, mib, pairs)),
+        _ => with_ours::<LocalLocks, _>(case, mib, |subject| race(subject, case, mib, pairs)),
     }
 }
 
@@ -271,6 +309,9 @@ fn single(who: &str, case: &str, mib: &str, pairs: &str) -> Option<()> {
     let (done, _) = match who {
         "ours" if case == Case::RepeatExchange => {
             with_ours::<TicketLocks, _>(case, mib, |subject| run(subject, case, mib, pairs))
+        }
+        "ours" if case == Case::RepeatPinned => {
+            with_ours::<Pinned, _>(case, mib, |subject| run(subject, case, mib, pairs))
         }
         "ours" => with_ours::<LocalLocks, _>(case, mib, |subject| run(subject, case, mib, pairs)),
         "peer" => with_peer(mib, |subject| run(subject, case, mib, pairs)),

@@ -1,4 +1,4 @@
-//! The core in a guest: what a switch of threads costs, in instructions, and how long a grace period takes.
+//! The core in a guest: what a frame and a switch of threads cost, in instructions, and how long a grace period takes.
 //!
 //! The test image has a case for each, which runs only when it is named and tells its figures as records
 //! (`tests/guest/src/bench_core.rs`).
@@ -31,7 +31,8 @@ const MEMORY_MIB: u32 = 64;
 pub(super) fn run(out: &Path) -> Result<Vec<Value>> {
     let kit = setup::ensure()?;
     let tests = build::build(Image::GuestTests)?.image;
-    let mut figures = switch(&tests, out)?;
+    let mut figures = frames(&tests, out)?;
+    figures.extend(switch(&tests, out)?);
     let mut host = HostConfig::for_guests(out, MEMORY_MIB, 1);
     host.files.push((TESTS.into(), tests));
     let session = Session::boot(&kit, &host)?;
@@ -40,15 +41,15 @@ pub(super) fn run(out: &Path) -> Result<Vec<Value>> {
     Ok(figures.iter().map(Figure::record).collect())
 }
 
-/// On QEMU alone, where its emulation counts instructions.
-fn switch(image: &Path, out: &Path) -> Result<Vec<Figure>> {
+/// Runs `case` on QEMU alone, where its emulation counts instructions.
+fn counted(case: &str, image: &Path, out: &Path) -> Result<Heard> {
     let mut guest = BareGuest::start_on(
         Accelerator::Counted,
         &BareConfig {
             out: out.to_path_buf(),
-            name: "bench-switch".to_owned(),
+            name: case.replace('.', "-"),
             kernel: image.to_path_buf(),
-            cmdline: "test.solo=bench.switch".to_owned(),
+            cmdline: format!("test.solo={case}"),
             memory_mib: MEMORY_MIB,
             vcpus: 1,
         },
@@ -58,13 +59,32 @@ fn switch(image: &Path, out: &Path) -> Result<Vec<Figure>> {
     loop {
         match guest.next(deadline)? {
             Event::Line(line) => heard.line(&line.bytes)?,
-            Event::Ended(BareEnding::Success) => break,
+            Event::Ended(BareEnding::Success) => return Ok(heard),
             Event::Ended(ending) => bail!("the guest ended as {ending:?}; see {}", guest.log().display()),
             Event::Interrupted | Event::Deadline => {
                 bail!("the guest did not end; see {}", guest.log().display())
             }
         }
     }
+}
+
+/// A frame of the image's own allocator, through the magazine of its CPU.
+fn frames(image: &Path, out: &Path) -> Result<Vec<Figure>> {
+    let heard = counted("bench.frames", image, out)?;
+    let note = "counted by QEMU's emulation (-icount), one CPU; the shortest of 400 portions, with the loop around it";
+    let figure = |case: &str, what: &str| -> Result<Figure> {
+        let value = heard.value(what, "ticks")?;
+        Ok(Figure::new("frames", case, "pair", "instructions", Some(value)).note(note))
+    };
+    Ok(vec![
+        figure("order 0, repeat, in the image", "frame taken and given back")?,
+        figure("the same with a shared magazine", "frame taken and given back, shared magazine")?,
+    ])
+}
+
+/// Two threads that take turns.
+fn switch(image: &Path, out: &Path) -> Result<Vec<Figure>> {
+    let heard = counted("bench.switch", image, out)?;
     let note = "counted by QEMU's emulation (-icount), one CPU; the shortest of 200 portions, with the loop around it";
     let figure = |metric: &str, what: &str| -> Result<Figure> {
         let value = heard.value(what, "ticks")?;

@@ -5,8 +5,8 @@ use core::sync::atomic::Ordering;
 use crate::units::{Frames, Order, VcpuId};
 
 use super::entry::{Class, Entry, Head};
-use super::lock::{Gate, LockKind};
-use super::magazine::{Inside, Kind, Magazine};
+use super::lock::LockKind;
+use super::magazine::{Inside, Kind, Magazine, Wanted};
 use super::token::{Contents, Extent};
 use super::{FrameAllocator, Request, spare};
 
@@ -18,12 +18,11 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
             return None;
         }
         let kind = Kind::of(request.usage.class(), request.contents);
-        L::pinned(request.cpu.get() as usize, |cpu| {
-            let inside = self.magazines.get(cpu)?.try_enter()?;
+        self.inside(request.cpu, Magazine::try_enter, |inside| {
             let index = inside.pop(kind)?;
             self.entry(index).set(request.head());
             Some(self.table.frame(index, request.contents))
-        })
+        })?
     }
 
     /// Puts a frame into the CPU's magazine, if all is as it should be and there is room.
@@ -32,17 +31,14 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
         let index = extent.place_in(self.table);
         let entry = self.entries.get(index as usize)?;
         let class = entry.single_in_use()?;
-        L::pinned(cpu.get() as usize, |cpu| {
-            let inside = self.magazines.get(cpu)?.try_enter()?;
+        self.inside(cpu, Magazine::try_enter, |inside| {
             // Two copies of the same on purpose: a processor guesses the way and goes on, where a stack that is found
             // by the class would have to wait for the entry to be read.
             match class {
-                Class::Pinned => Self::keep(&inside, entry, index as u32, Kind::of(Class::Pinned, contents)),
-                Class::Movable => {
-                    Self::keep(&inside, entry, index as u32, Kind::of(Class::Movable, contents))
-                }
+                Class::Pinned => Self::keep(inside, entry, index as u32, Kind::of(Class::Pinned, contents)),
+                Class::Movable => Self::keep(inside, entry, index as u32, Kind::of(Class::Movable, contents)),
             }
-        })
+        })?
     }
 
     #[inline(always)]
@@ -54,58 +50,121 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
         Some(())
     }
 
-    /// Moves the frames of every magazine that nobody is using back to the buddy system, and says how many.
-    /// `cpu` is the caller's.
-    ///
-    /// Where a magazine admits its own CPU only ([`Gate::SHARED`] is false), the others are asked instead, unless
-    /// they are parked: each is emptied when its CPU next frees a frame or needs more, parks, or calls
-    /// [`drain_asked`](Self::drain_asked), for which the kernel may interrupt it.
-    pub fn drain(&self, cpu: VcpuId) -> Frames {
+    /// Runs `work` inside the magazine of the caller's CPU, if `enter` gets in, then does what is asked of it.
+    #[inline(always)]
+    fn inside<'a, R>(
+        &'a self,
+        cpu: VcpuId,
+        enter: impl FnOnce(&'a Magazine<L::Gate>) -> Option<Inside<'a, L::Gate>>,
+        work: impl FnOnce(&Inside<'a, L::Gate>) -> R,
+    ) -> Option<R> {
         L::pinned(cpu.get() as usize, |cpu| {
-            let mut moved = Frames::ZERO;
-            for (i, magazine) in self.magazines.iter().enumerate() {
-                moved += if i == cpu {
-                    magazine.try_enter_parked().map_or(Frames::ZERO, |inside| self.empty(&inside))
-                } else if let Some(inside) = magazine.try_enter_afar() {
-                    self.empty(&inside)
-                } else {
-                    if !L::Gate::SHARED {
-                        magazine.ask();
-                    }
-                    Frames::ZERO
-                };
-            }
-            moved
+            self.magazines.get(cpu)?.visit(enter, work, |inside| _ = self.empty(inside))
         })
+    }
+
+    fn answer_from(&self, magazine: &Magazine<L::Gate>) {
+        magazine.answer(|inside| _ = self.empty(inside));
+    }
+
+    /// Does what other CPUs ask of the magazine of `cpu`, which is the caller's: empties it, or parks it. For the
+    /// interrupt that [`LockKind::ring`] sends.
+    pub fn answer(&self, cpu: VcpuId) {
+        L::pinned(cpu.get() as usize, |cpu| {
+            if let Some(magazine) = self.magazines.get(cpu) {
+                self.answer_from(magazine);
+            }
+        });
+    }
+
+    /// Moves the frames of all magazines back to the buddy system, and says how many, or about. `cpu` is the caller's.
+    ///
+    /// Other CPUs that have not parked theirs are asked, and waited for if the caller may wait ([`LockKind::wait`]).
+    /// Who may not goes without these: at most 64 frames of each class and contents for each CPU, and an eighth of
+    /// memory in all. They come soon.
+    pub fn drain(&self, cpu: VcpuId) -> Frames {
+        let (mut held, mut left) = (0, 0);
+        for (at, magazine) in self.magazines.iter().enumerate() {
+            let count = magazine.count();
+            if count > 0 && !self.drain_one(at, magazine, cpu) && magazine.ask() {
+                L::ring(at);
+            }
+            held += count;
+        }
+        // All have been rung, so that they work at once.
+        for (at, magazine) in self.magazines.iter().enumerate() {
+            let mut given = || !magazine.is_asked() || self.drain_one(at, magazine, cpu);
+            if magazine.is_asked() && !L::wait(&mut given) {
+                left += magazine.count();
+            }
+        }
+        Frames::new(held.saturating_sub(left).into())
     }
 
     /// Moves the frames of the magazine of `cpu`, which is the caller's, back to the buddy system, unless it is in
     /// use.
     pub fn drain_cpu(&self, cpu: VcpuId) -> Frames {
-        self.drain_own(cpu, |_| true)
+        let magazine =
+            L::pinned(cpu.get() as usize, |cpu| self.magazines.get(cpu).map(|magazine| (cpu, magazine)));
+        magazine.map_or(Frames::ZERO, |(at, magazine)| {
+            let held = magazine.count();
+            if self.drain_one(at, magazine, cpu) { Frames::new(held.into()) } else { Frames::ZERO }
+        })
     }
 
-    /// The same if another CPU has asked for the frames.
-    pub fn drain_asked(&self, cpu: VcpuId) -> Frames {
-        self.drain_own(cpu, |inside| inside.heed())
-    }
-
-    fn drain_own(&self, cpu: VcpuId, wanted: impl FnOnce(&Inside<'_, L::Gate>) -> bool) -> Frames {
+    /// Empties a magazine that is the caller's own, or parked, and says whether it did.
+    fn drain_one(&self, at: usize, magazine: &Magazine<L::Gate>, cpu: VcpuId) -> bool {
         L::pinned(cpu.get() as usize, |cpu| {
-            let inside = self.magazines.get(cpu).and_then(Magazine::try_enter_parked);
-            inside.filter(wanted).map_or(Frames::ZERO, |inside| self.empty(&inside))
+            if cpu == at {
+                magazine.ask();
+                self.answer_from(magazine);
+                if !magazine.is_asked() {
+                    return true;
+                }
+            }
+            let Some(inside) = magazine.try_enter_afar() else { return false };
+            self.empty(&inside);
+            inside.heed();
+            true
         })
     }
 
     /// Leaves the magazine of `cpu`, which is the caller's, to whoever wants its frames, until `cpu` allocates or
     /// frees a frame again: for a CPU that goes to sleep. Does nothing if magazines are anybody's.
     pub fn park(&self, cpu: VcpuId) {
-        self.drain_asked(cpu);
         L::pinned(cpu.get() as usize, |cpu| {
             if let Some(magazine) = self.magazines.get(cpu) {
+                self.answer_from(magazine);
                 magazine.park();
             }
         });
+    }
+
+    /// Enters the magazine of CPU `at`, which `_wanted` keeps parked, as any CPU. Waits for that CPU if the caller
+    /// may.
+    pub(super) fn enter_wanted<'a>(
+        &'a self,
+        at: usize,
+        magazine: &'a Magazine<L::Gate>,
+        _wanted: &Wanted<'a, L::Gate>,
+    ) -> Option<Inside<'a, L::Gate, true>> {
+        let look = || {
+            L::pinned(0, |cpu| {
+                if cpu == at {
+                    self.answer_from(magazine);
+                }
+                magazine.try_enter_afar()
+            })
+        };
+        look().or_else(|| {
+            L::ring(at);
+            let mut inside = None;
+            L::wait(&mut || {
+                inside = look();
+                inside.is_some()
+            });
+            inside
+        })
     }
 
     #[cold]
@@ -118,11 +177,7 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
 
     /// Takes a frame from the CPU's magazine, filling it from the buddy system if need be.
     pub(super) fn alloc_filling(&self, request: &Request) -> Option<Extent> {
-        L::pinned(request.cpu.get() as usize, |cpu| {
-            let inside = self.magazines.get(cpu)?.try_enter_parked()?;
-            if inside.heed() {
-                self.empty(&inside);
-            }
+        self.inside(request.cpu, Magazine::try_enter_parked, |inside| {
             let class = request.usage.class();
             let want = request.contents;
             let other = match want {
@@ -138,7 +193,7 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
             };
             let (wanted, others) = (Kind::of(class, want), Kind::of(class, other));
             if inside.len(wanted) == 0 && inside.len(others) < enough {
-                self.refill(&inside, class, want);
+                self.refill(inside, class, want);
             }
             let (index, contents) = match inside.pop(wanted) {
                 Some(index) => (index, want),
@@ -146,7 +201,7 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
             };
             self.entry(index).set(request.head());
             Some(self.table.frame(index, contents))
-        })
+        })?
     }
 
     fn refill(&self, inside: &Inside<'_, L::Gate>, class: Class, want: Contents) {
@@ -169,20 +224,15 @@ impl<'m, L: LockKind> FrameAllocator<'m, L> {
 
     /// Puts a frame into the CPU's magazine, making room if need be; `false` if it has none, or is in use.
     pub(super) fn free_spilling(&self, index: u32, kind: Kind, cpu: VcpuId) -> bool {
-        L::pinned(cpu.get() as usize, |cpu| {
-            let inside = self.magazines.get(cpu).and_then(Magazine::try_enter_parked);
-            let Some(inside) = inside else { return false };
-            if inside.heed() {
-                self.empty(&inside);
-            }
+        let kept = self.inside(cpu, Magazine::try_enter_parked, |inside| {
             if inside.room(kind) == 0 {
-                self.spill(&inside, kind, self.batch());
+                self.spill(inside, kind, self.batch());
             }
             self.entry(index).set(Head::Cached(kind));
-            let kept = inside.push_unasked(kind, index);
+            let kept = inside.push(kind, index);
             assert!(kept, "a magazine that was spilled is full");
-            true
-        })
+        });
+        kept.is_some()
     }
 
     fn spill<const FAR: bool>(&self, inside: &Inside<'_, L::Gate, FAR>, kind: Kind, most: usize) -> Frames {

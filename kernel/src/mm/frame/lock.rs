@@ -31,16 +31,25 @@ pub trait LockKind {
     fn pinned<R>(hint: usize, work: impl FnOnce(usize) -> R) -> R {
         work(hint)
     }
+
+    /// Has CPU `cpu` call [`answer`](super::FrameAllocator::answer) soon, from an interrupt. Does not wait. Nothing
+    /// happens here, where there are no interrupts: what is asked of a CPU, it does when it next uses its magazine.
+    fn ring(cpu: usize) {
+        let _ = cpu;
+    }
+
+    /// Waits until another CPU has done what it was rung for, with a bound, and says whether `done`. A caller that
+    /// must not wait, as this one, looks once. Called with no lock and no magazine of the allocator, outside of
+    /// [`pinned`](Self::pinned).
+    fn wait(done: &mut dyn FnMut() -> bool) -> bool {
+        done()
+    }
 }
 
 /// Exclusive use of a CPU's magazine.
 pub trait Gate: Send + Sync {
-    /// An open gate.
-    const OPEN: Self;
-
-    /// Whether any CPU may pass. If not, [`LockKind::pinned`] must keep callers on the gate's CPU, without being
-    /// preempted; interrupts may come.
-    const SHARED: bool;
+    /// The gate of a CPU that does not use its magazine yet.
+    const NEW: Self;
 
     /// Passes, and closes the gate behind the caller; `false` if somebody is inside, or the gate is parked.
     fn try_enter(&self) -> bool;
@@ -54,11 +63,14 @@ pub trait Gate: Send + Sync {
     /// Opens the gate again.
     fn leave(&self);
 
-    /// Leaves the gate to whoever comes first, because its own CPU will not need it for a while.
+    /// Leaves, and leaves the gate to whoever comes first, because its own CPU will not need it for a while, or
+    /// because another wants it.
     #[inline]
-    fn park(&self) {}
+    fn leave_parked(&self) {
+        self.leave();
+    }
 
-    /// Passes as another CPU than the gate's.
+    /// Passes as any CPU, if that may be.
     fn try_enter_afar(&self) -> bool;
 
     /// Opens the gate again after that.
@@ -70,8 +82,7 @@ pub trait Gate: Send + Sync {
 pub struct SharedGate(AtomicBool);
 
 impl Gate for SharedGate {
-    const OPEN: Self = Self(AtomicBool::new(false));
-    const SHARED: bool = true;
+    const NEW: Self = Self(AtomicBool::new(false));
 
     #[inline]
     fn try_enter(&self) -> bool {
@@ -93,72 +104,81 @@ impl Gate for SharedGate {
     }
 }
 
-/// A gate for one CPU: two plain stores, no locked instruction.
+/// A gate for one CPU: plain loads and stores, no locked instruction.
 ///
-/// It keeps out interrupt handlers of its own CPU, and nobody else. A handler that comes between the look and the
-/// store leaves the gate as it found it, because handlers nest; a *thread* that came there could be inside for
+/// It keeps out interrupt handlers of its own CPU, and by itself nobody else. A handler that comes between the look
+/// and the store leaves the gate as it found it, because handlers nest; a *thread* that came there could be inside for
 /// long, so preemption has to be off, and other CPUs must not try. What breaks that rule can hand out a frame twice;
 /// a kernel therefore turns preemption off and looks up the CPU in [`LockKind::pinned`].
 ///
-/// A CPU that goes to sleep *parks* its gate. From then on nobody has it, the CPU itself included, and whoever wants
-/// it takes it by an atomic exchange: other CPUs to empty the magazine, its own to have it again.
+/// A CPU that goes to sleep *parks* its gate, as does one that another has asked to. From then on nobody has it, the
+/// CPU itself included, and whoever wants it takes it by an atomic exchange: others to empty the magazine or to look
+/// at it, its own CPU to have it again.
 ///
 /// ```text
-///          try_enter            park                 try_enter_afar
-///   INSIDE ◀───────▶ OPEN ───────────────▶ PARKED ◀────────────────▶ AFAR
-///      ▲     leave                           │        leave_afar
-///      └─────────────────────────────────────┘
-///                  try_enter_parked
+///          try_enter           leave_parked        try_enter_afar
+///   open ◀───────────▶ inside ─────────────▶ PARKED ◀────────────▶ AFAR
+///            leave        ▲                    │      leave_afar
+///                         └────────────────────┘
+///                           try_enter_parked
 /// ```
+///
+/// The two words are two because only the CPU itself may use plain stores, and only on a word that is its own. While
+/// the gate is not its own, that word says closed.
 #[derive(Debug)]
-pub struct LocalGate(AtomicU8);
+pub struct LocalGate {
+    /// Written by the gate's CPU alone.
+    closed: AtomicBool,
+    parking: AtomicU8,
+}
 
-const OPEN: u8 = 0;
-const INSIDE: u8 = 1;
+/// It is the CPU's own, open or not.
+const OWN: u8 = 0;
+/// Nobody has it.
 const PARKED: u8 = 2;
+/// Somebody has it, as any CPU.
 const AFAR: u8 = 3;
 
 impl Gate for LocalGate {
-    const OPEN: Self = Self(AtomicU8::new(OPEN));
-    const SHARED: bool = false;
+    const NEW: Self = Self { closed: AtomicBool::new(true), parking: AtomicU8::new(PARKED) };
 
     #[inline]
     fn try_enter(&self) -> bool {
         // Acquire and release for the compiler's sake, and to let a thread move to another CPU between calls; on
-        // x86 they are plain moves. Only this CPU changes what is open.
-        if self.0.load(Ordering::Acquire) != OPEN {
+        // x86 they are plain moves.
+        if self.closed.load(Ordering::Acquire) {
             return false;
         }
-        self.0.store(INSIDE, Ordering::Relaxed);
+        self.closed.store(true, Ordering::Relaxed);
         compiler_fence(Ordering::SeqCst);
-        true
+        // A handler that came after the look may have parked it, and closed it to say so: the store has changed
+        // nothing then. One that comes now finds it closed.
+        self.parking.load(Ordering::Relaxed) == OWN
     }
 
     fn try_enter_parked(&self) -> bool {
         // Acquire: what another CPU did inside is visible here.
         self.try_enter()
-            || self.0.compare_exchange(PARKED, INSIDE, Ordering::Acquire, Ordering::Relaxed).is_ok()
+            || self.parking.compare_exchange(PARKED, OWN, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
     #[inline]
     fn leave(&self) {
-        self.0.store(OPEN, Ordering::Release);
+        self.closed.store(false, Ordering::Release);
     }
 
-    fn park(&self) {
-        if self.0.load(Ordering::Relaxed) == OPEN {
-            // Release: what this CPU did inside is visible to the others.
-            self.0.store(PARKED, Ordering::Release);
-        }
+    fn leave_parked(&self) {
+        // Release: what this CPU did inside is visible to the others.
+        self.parking.store(PARKED, Ordering::Release);
     }
 
     fn try_enter_afar(&self) -> bool {
-        self.0.compare_exchange(PARKED, AFAR, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        self.parking.compare_exchange(PARKED, AFAR, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
     fn leave_afar(&self) {
         // Nobody changes it while it is so.
-        self.0.store(PARKED, Ordering::Release);
+        self.parking.store(PARKED, Ordering::Release);
     }
 }
 

@@ -1,11 +1,13 @@
 //! Per-CPU magazines: a few free frames for each CPU, taken and put back without the allocator's lock.
 //!
 //! A magazine is entered through its [`Gate`], by trying, never by waiting. Who finds it closed goes to the buddy
-//! system instead: an interrupt handler that broke into its own CPU's magazine, a validator, and with a shared gate
-//! also a thread that was moved to another CPU half-way, or another CPU that drains.
+//! system instead: an interrupt handler that broke into its own CPU's magazine, and with a shared gate also a thread
+//! that was moved to another CPU half-way, or another CPU that drains.
 //!
-//! Behind a gate that admits one CPU only, others cannot drain. They *ask*, and the magazine's CPU empties it when it
-//! comes by next.
+//! Behind a gate that admits one CPU only, others *call* it. Either they ask for the frames: the CPU gives them to the
+//! buddy system and goes on. Or they want the magazine itself: the CPU parks it, and does without until nobody wants it
+//! any more. A CPU looks for calls whenever it leaves its magazine, and whenever it is rung; so a ring that comes
+//! while it is inside is not lost.
 //!
 //! Everything is atomics without a cell, and all of them come from `primitive.rs`, so that a model checker can run
 //! this file: `tests/loom` does.
@@ -14,7 +16,7 @@ use core::ops::Range;
 
 use super::entry::Class;
 use super::lock::{Gate, SharedGate};
-use super::primitive::{AtomicBool, AtomicU32, Ordering};
+use super::primitive::{AtomicU16, AtomicU32, Ordering};
 use super::token::Contents;
 
 /// Most frames in one stack of a magazine.
@@ -76,22 +78,18 @@ impl Kind {
 #[repr(align(128))]
 pub struct Magazine<G = SharedGate> {
     gate: G,
-    /// Another CPU would like the frames back.
-    asked: AtomicBool,
+    /// What other CPUs ask of this one: [`ASKED`], and the number of those who want the magazine itself.
+    calls: AtomicU16,
     /// Most frames in one stack.
     limit: u32,
-    stacks: [Stack; KINDS],
+    /// Where each stack ends in the slots, counted from the first stack's first slot.
+    tops: [AtomicU32; KINDS],
     /// Stack after stack.
     slots: [AtomicU32; SLOTS],
 }
 
-/// Where a stack ends in the slots now, and where it may not go on. Both count from the first stack's first slot, so
-/// that a push is one comparison and one store.
-struct Stack {
-    top: AtomicU32,
-    /// The first slot beyond the limit; none is left while the CPU is asked for its frames, which sends it the slow way.
-    end: AtomicU32,
-}
+/// Somebody would like the frames in the buddy system.
+const ASKED: u16 = 1 << 15;
 
 impl<G: Gate> Default for Magazine<G> {
     fn default() -> Self {
@@ -110,60 +108,123 @@ impl<G: Gate> Magazine<G> {
     pub(super) const fn limited(limit: usize) -> Self {
         let limit = if limit < CAPACITY { limit } else { CAPACITY } as u32;
         let [pinned, pinned_zero, movable, movable_zero] = Kind::ALL;
-        let stacks = [
-            Stack::empty(pinned, limit),
-            Stack::empty(pinned_zero, limit),
-            Stack::empty(movable, limit),
-            Stack::empty(movable_zero, limit),
-        ];
         Self {
-            gate: G::OPEN,
-            asked: AtomicBool::new(false),
+            gate: G::NEW,
+            calls: AtomicU16::new(0),
             limit,
-            stacks,
+            tops: [
+                AtomicU32::new(pinned.bottom()),
+                AtomicU32::new(pinned_zero.bottom()),
+                AtomicU32::new(movable.bottom()),
+                AtomicU32::new(movable_zero.bottom()),
+            ],
             slots: [const { AtomicU32::new(0) }; SLOTS],
         }
     }
 
-    /// The magazine to oneself, or `None` if somebody is inside, or it is parked. Never waits.
+    /// The magazine to oneself, or `None` if somebody is inside, or it is parked. Never waits. For its own CPU, which
+    /// looks for [calls](Self::is_called) when it has left.
     #[inline]
     pub(super) fn try_enter(&self) -> Option<Inside<'_, G>> {
         if self.gate.try_enter() { Some(Inside { magazine: self }) } else { None }
     }
 
-    /// The same, and ends the parking.
+    /// The same, and ends the parking, unless somebody wants the magazine.
     pub(super) fn try_enter_parked(&self) -> Option<Inside<'_, G>> {
-        if self.gate.try_enter_parked() { Some(Inside { magazine: self }) } else { None }
+        let entered = if self.is_wanted() { self.gate.try_enter() } else { self.gate.try_enter_parked() };
+        if entered { Some(Inside { magazine: self }) } else { None }
     }
 
-    /// The same as another CPU than the magazine's.
+    /// The magazine to oneself, as any CPU, if its own has parked it.
     pub(super) fn try_enter_afar(&self) -> Option<Inside<'_, G, true>> {
         if self.gate.try_enter_afar() { Some(Inside { magazine: self }) } else { None }
     }
 
-    /// Leaves the magazine to whoever comes first, as its own CPU.
+    /// Leaves the magazine to whoever comes first, as its own CPU. An interrupt handler that breaks into somebody
+    /// inside changes nothing.
     pub(super) fn park(&self) {
-        self.gate.park();
-    }
-
-    /// Asks the magazine's CPU to empty it.
-    pub(super) fn ask(&self) {
-        self.asked.store(true, Ordering::Relaxed);
-        for stack in &self.stacks {
-            // Release: who comes here the slow way because of this also sees that it is asked.
-            stack.end.store(0, Ordering::Release);
+        if let Some(inside) = self.try_enter() {
+            inside.park();
         }
     }
 
-    /// Frames held. Exact only while nobody is inside.
+    /// Asks the magazine's CPU for its frames. Whether nobody else has: then somebody should ring.
+    pub(super) fn ask(&self) -> bool {
+        // Release, as below: the ring comes after it.
+        self.calls.fetch_or(ASKED, Ordering::Release) & ASKED == 0
+    }
+
+    /// Has the magazine stay parked, once its CPU has parked it, for as long as the answer lives.
+    pub(super) fn want(&self) -> Wanted<'_, G> {
+        self.calls.fetch_add(1, Ordering::Release);
+        Wanted { magazine: self }
+    }
+
+    /// Whether anything is asked of the magazine's CPU.
+    #[inline]
+    pub(super) fn is_called(&self) -> bool {
+        self.calls.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether the frames are asked for, and have not been given.
+    pub(super) fn is_asked(&self) -> bool {
+        // Acquire: who finds that they were given finds them in the buddy system.
+        self.calls.load(Ordering::Acquire) & ASKED != 0
+    }
+
+    /// Whether somebody wants the magazine itself.
+    fn is_wanted(&self) -> bool {
+        self.calls.load(Ordering::Relaxed) & !ASKED != 0
+    }
+
+    /// Runs `work` inside if `enter` gets in, as the magazine's own CPU, then [does](Self::answer) what is asked of it.
+    #[inline(always)]
+    pub(super) fn visit<'a, R>(
+        &'a self,
+        enter: impl FnOnce(&'a Self) -> Option<Inside<'a, G>>,
+        work: impl FnOnce(&Inside<'a, G>) -> R,
+        empty: impl FnMut(&Inside<'_, G>),
+    ) -> Option<R> {
+        let result = work(&enter(self)?);
+        if self.is_called() {
+            self.answer(empty);
+        }
+        Some(result)
+    }
+
+    /// Does what is asked, as its own CPU: `empty` gives the frames to the buddy system. After leaving, and when rung;
+    /// does nothing in a handler that breaks into somebody inside, who will come here himself.
+    #[cold]
+    pub(super) fn answer(&self, mut empty: impl FnMut(&Inside<'_, G>)) {
+        // Again, because a ring may have come while this was inside. What is asked of a parked magazine, those do who
+        // ask.
+        while self.is_called()
+            && let Some(inside) = self.try_enter()
+        {
+            if inside.is_asked() {
+                empty(&inside);
+                inside.heed();
+            }
+            if self.is_wanted() {
+                return inside.park();
+            }
+        }
+    }
+
+    /// Frames held of one class. Exact only while nobody is inside.
     pub(super) fn held(&self, class: Class) -> u32 {
         Kind::ALL.iter().filter(|kind| kind.class() == class).map(|&kind| self.known(kind)).sum()
+    }
+
+    /// Frames held. Exact only while nobody is inside.
+    pub(super) fn count(&self) -> u32 {
+        Class::ALL.iter().map(|&class| self.held(class)).sum()
     }
 
     /// Frames held of one kind. Exact only while nobody is inside.
     #[inline]
     pub(super) fn known(&self, kind: Kind) -> u32 {
-        self.stack(kind).top.load(Ordering::Relaxed).wrapping_sub(kind.bottom())
+        self.top(kind).load(Ordering::Relaxed).wrapping_sub(kind.bottom())
     }
 
     /// Calls `visit` for every frame held. Exact only while nobody else is inside.
@@ -177,8 +238,8 @@ impl<G: Gate> Magazine<G> {
     }
 
     #[inline]
-    fn stack(&self, kind: Kind) -> &Stack {
-        &self.stacks[kind as usize]
+    fn top(&self, kind: Kind) -> &AtomicU32 {
+        &self.tops[kind as usize]
     }
 
     /// A slot. The mask changes nothing, and spares a test: a stack's ends are inside the slots.
@@ -188,28 +249,39 @@ impl<G: Gate> Magazine<G> {
     }
 }
 
-impl Stack {
-    const fn empty(kind: Kind, limit: u32) -> Self {
-        let bottom = kind.bottom();
-        Self { top: AtomicU32::new(bottom), end: AtomicU32::new(bottom + limit) }
+/// Somebody wants a magazine; until this is dropped.
+pub(super) struct Wanted<'a, G: Gate> {
+    magazine: &'a Magazine<G>,
+}
+
+impl<G: Gate> Drop for Wanted<'_, G> {
+    fn drop(&mut self) {
+        self.magazine.calls.fetch_sub(1, Ordering::Release);
     }
 }
 
-/// Exclusive use of a magazine; ends when dropped. `FAR`: as another CPU than its own.
+/// Exclusive use of a magazine; ends when dropped. `FAR`: as any CPU.
 pub(super) struct Inside<'a, G: Gate, const FAR: bool = false> {
     magazine: &'a Magazine<G>,
 }
 
+impl<G: Gate> Inside<'_, G> {
+    /// Leaves the magazine to whoever comes first.
+    fn park(self) {
+        self.magazine.gate.leave_parked();
+        core::mem::forget(self);
+    }
+}
+
 impl<G: Gate, const FAR: bool> Inside<'_, G, FAR> {
-    /// Whether another CPU has asked for the frames. From then on, there is room for them again.
-    pub(super) fn heed(&self) -> bool {
-        for kind in Kind::ALL {
-            let (end, full) = (&self.magazine.stack(kind).end, self.full(kind));
-            if end.load(Ordering::Acquire) != full {
-                end.store(full, Ordering::Relaxed);
-            }
-        }
-        self.magazine.asked.load(Ordering::Relaxed) && self.magazine.asked.swap(false, Ordering::Relaxed)
+    /// Whether the frames are asked for.
+    pub(super) fn is_asked(&self) -> bool {
+        self.magazine.is_asked()
+    }
+
+    /// Says that they are given.
+    pub(super) fn heed(&self) {
+        self.magazine.calls.fetch_and(!ASKED, Ordering::Release);
     }
 
     /// Frames in one stack.
@@ -218,29 +290,30 @@ impl<G: Gate, const FAR: bool> Inside<'_, G, FAR> {
         self.magazine.known(kind) as usize
     }
 
-    /// How many more fit on a stack, asked for or not.
+    /// How many more fit on a stack.
     pub(super) fn room(&self, kind: Kind) -> usize {
         (self.magazine.limit - self.magazine.known(kind)) as usize
     }
 
-    /// Puts a frame on a stack; `false` if there is no room, or the frames are asked for.
+    /// Puts a frame on a stack; `false` if there is no room.
     #[inline]
     pub(super) fn push(&self, kind: Kind, frame: u32) -> bool {
-        let end = self.magazine.stack(kind).end.load(Ordering::Relaxed);
-        self.push_below(end, kind, frame)
+        let top = self.magazine.top(kind);
+        let at = top.load(Ordering::Relaxed);
+        if at >= kind.bottom() + self.magazine.limit {
+            return false;
+        }
+        self.magazine.slot(at).store(frame, Ordering::Relaxed);
+        top.store(at + 1, Ordering::Relaxed);
+        true
     }
 
-    /// Puts a frame on a stack; `false` if there is no room.
-    pub(super) fn push_unasked(&self, kind: Kind, frame: u32) -> bool {
-        self.push_below(self.full(kind), kind, frame)
-    }
-
-    /// Puts a run of frames on a stack, asked for or not; `false`, and none, if there is no room for all.
+    /// Puts a run of frames on a stack; `false`, and none, if there is no room for all.
     pub(super) fn push_run(&self, kind: Kind, frames: Range<u32>) -> bool {
         if frames.len() > self.room(kind) {
             return false;
         }
-        let top = &self.magazine.stack(kind).top;
+        let top = self.magazine.top(kind);
         let mut at = top.load(Ordering::Relaxed);
         for frame in frames {
             self.magazine.slot(at).store(frame, Ordering::Relaxed);
@@ -250,42 +323,26 @@ impl<G: Gate, const FAR: bool> Inside<'_, G, FAR> {
         true
     }
 
-    #[inline]
-    fn push_below(&self, end: u32, kind: Kind, frame: u32) -> bool {
-        let stack = self.magazine.stack(kind);
-        let top = stack.top.load(Ordering::Relaxed);
-        if top >= end {
-            return false;
-        }
-        self.magazine.slot(top).store(frame, Ordering::Relaxed);
-        stack.top.store(top + 1, Ordering::Relaxed);
-        true
-    }
-
-    /// The slot behind the last that a stack may fill.
-    fn full(&self, kind: Kind) -> u32 {
-        kind.bottom() + self.magazine.limit
-    }
-
     /// Takes the frame that was put there last: the one most likely to be in the cache.
     #[inline]
     pub(super) fn pop(&self, kind: Kind) -> Option<u32> {
-        let stack = self.magazine.stack(kind);
-        let top = stack.top.load(Ordering::Relaxed);
-        if top == kind.bottom() {
+        let top = self.magazine.top(kind);
+        let at = top.load(Ordering::Relaxed);
+        if at == kind.bottom() {
             return None;
         }
-        stack.top.store(top - 1, Ordering::Relaxed);
-        Some(self.magazine.slot(top - 1).load(Ordering::Relaxed))
+        top.store(at - 1, Ordering::Relaxed);
+        Some(self.magazine.slot(at - 1).load(Ordering::Relaxed))
     }
 }
 
 impl<'a, G: Gate, const FAR: bool> Inside<'a, G, FAR> {
     /// Takes the `count` frames that were put there last. They are gone as soon as this returns.
     pub(super) fn pop_many(&self, kind: Kind, count: usize) -> impl Iterator<Item = u32> + use<'a, G, FAR> {
-        let end = self.magazine.stack(kind).top.load(Ordering::Relaxed);
+        let top = self.magazine.top(kind);
+        let end = top.load(Ordering::Relaxed);
         let start = end - (count.min(self.len(kind)) as u32);
-        self.magazine.stack(kind).top.store(start, Ordering::Relaxed);
+        top.store(start, Ordering::Relaxed);
         self.magazine.slots[start as usize..end as usize].iter().map(|slot| slot.load(Ordering::Relaxed))
     }
 }
@@ -319,28 +376,49 @@ mod tests {
     #[test]
     fn a_local_gate_keeps_its_own_cpu_out_too() {
         let magazine = Magazine::<LocalGate>::new();
-        let inside = magazine.try_enter().unwrap();
+        assert!(magazine.try_enter().is_none(), "parked until its CPU needs it");
+        let inside = magazine.try_enter_parked().unwrap();
         assert!(magazine.try_enter().is_none(), "as an interrupt handler would find it");
+        assert!(magazine.try_enter_parked().is_none() && magazine.try_enter_afar().is_none());
+        magazine.park();
+        assert!(magazine.try_enter_afar().is_none(), "a handler parks nothing that is in use");
         drop(inside);
+        assert!(magazine.try_enter_afar().is_none(), "its own CPU has it");
         assert!(magazine.try_enter().is_some());
     }
 
     #[test]
-    fn who_is_asked_for_frames_keeps_no_more_until_that_is_heeded() {
+    fn who_is_asked_for_frames_gives_them_when_it_has_left() {
         let magazine = Magazine::<LocalGate>::new();
-        let inside = magazine.try_enter().unwrap();
+        let inside = magazine.try_enter_parked().unwrap();
         assert!(inside.push(Kind::Movable, 1));
-        magazine.ask();
-        for kind in Kind::ALL {
-            assert!(!inside.push(kind, 2), "{kind:?}");
+        assert!(magazine.ask() && !magazine.ask(), "one ring is enough");
+        magazine.answer(|_| panic!("as a handler, while somebody is inside"));
+        assert!(inside.push(Kind::Movable, 2));
+        drop(inside);
+        let mut given = std::vec::Vec::new();
+        assert!(magazine.is_called());
+        magazine.answer(|inside| given.extend(inside.pop_many(Kind::Movable, 9)));
+        assert_eq!(given, [1, 2]);
+        assert!(!magazine.is_called() && magazine.try_enter().is_some());
+    }
+
+    #[test]
+    fn a_magazine_that_is_wanted_stays_parked() {
+        let magazine = Magazine::<LocalGate>::new();
+        drop(magazine.try_enter_parked().unwrap());
+        let (one, other) = (magazine.want(), magazine.want());
+        assert!(magazine.try_enter_afar().is_none(), "not yet");
+        assert!(magazine.try_enter().is_some(), "until it is told");
+        magazine.answer(|_| panic!("nobody has asked for frames"));
+        for wanted in [one, other] {
+            assert!(magazine.try_enter_parked().is_none(), "its CPU does without");
+            let afar = magazine.try_enter_afar().unwrap();
+            assert!(magazine.try_enter_afar().is_none(), "one at a time");
+            drop(afar);
+            drop(wanted);
         }
-        assert!(inside.push_unasked(Kind::Movable, 2), "who has looked already is not disturbed");
-        assert_eq!(inside.pop(Kind::Movable), Some(2), "taking is no matter");
-        assert!(inside.heed() && !inside.heed());
-        for kind in Kind::ALL {
-            assert!(inside.push(kind, 3), "{kind:?}");
-        }
-        assert_eq!(inside.room(Kind::Movable), CAPACITY - 2);
+        assert!(magazine.try_enter_parked().is_some() && magazine.try_enter().is_some());
     }
 
     #[test]
@@ -353,7 +431,7 @@ mod tests {
                 assert_eq!(inside.room(kind), 3 - frame);
                 assert!(inside.push(kind, kind as u32 * 10 + frame as u32));
             }
-            assert!(!inside.push(kind, 9) && !inside.push_unasked(kind, 9), "over the limit");
+            assert!(!inside.push(kind, 9), "over the limit");
             assert_eq!((inside.len(kind), inside.room(kind)), (3, 0));
         }
         assert_eq!(inside.pop(Kind::PinnedZero), Some(12));

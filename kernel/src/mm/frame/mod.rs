@@ -17,11 +17,13 @@
 //! frames share a block only if, at some time, no block was whole; the entries of a block of which nothing is
 //! handed out are zero, and are not written.
 //!
-//! **Context.** No method waits, except for the lock, which is held for a bounded time: constant for everything but
+//! **Context.** No method waits, except as below and for the lock, which is held for a bounded time: constant for everything but
 //! [`allocate_run`](FrameAllocator::allocate_run), [`release_reserved`](FrameAllocator::release_reserved),
 //! [`emptiest_blocks`](FrameAllocator::emptiest_blocks) and [`validate`](FrameAllocator::validate). Callable from interrupt handlers if the lock kind keeps interrupts off.
-//! CPU numbers choose a magazine. With a shared gate they are hints, and a wrong one costs time, nothing else; with a
-//! gate for one CPU the caller keeps the rule of [`Gate::SHARED`].
+//! CPU numbers choose a magazine, unless the lock kind looks them up itself ([`LockKind::pinned`]). With a shared gate
+//! they are hints, and a wrong one costs time, nothing else; with a gate for one CPU they must be true.
+//! [`drain`](FrameAllocator::drain), [`validate`](FrameAllocator::validate) and an allocation that is about to fail may
+//! wait for other CPUs, as far as the lock kind lets their caller wait.
 
 mod balloon;
 mod block;
@@ -142,7 +144,7 @@ impl<L: LockKind> core::fmt::Debug for FrameAllocator<'_, L> {
 }
 
 impl<'m, L: LockKind> FrameAllocator<'m, L> {
-    /// Allocates. Constant time.
+    /// Allocates. Constant time, unless memory is short.
     ///
     /// # Errors
     ///

@@ -61,29 +61,24 @@ impl core::error::Error for Inconsistency {}
 
 impl<'m, L: LockKind> FrameAllocator<'m, L> {
     /// Re-derives every counter, list and state from the lowest level up and compares. Time grows with the table;
-    /// the lock is held throughout, and magazines are closed, so that other CPUs may go on calling. Where gates are
-    /// for one CPU each, the other CPUs' must be parked.
+    /// the lock is held throughout, and magazines are closed, so that other CPUs may go on calling. They are waited
+    /// for if the caller may wait ([`LockKind::wait`]); else it finds them busy if they have not parked theirs.
     ///
     /// # Errors
     ///
     /// The first [`Inconsistency`] found.
     pub fn validate(&self) -> Result<(), Inconsistency> {
-        L::pinned(0, |cpu| self.validate_from(0, cpu))
+        self.validate_from(0)
     }
 
-    /// Enters the magazines one after the other, keeping each.
-    fn validate_from(&self, next: usize, cpu: usize) -> Result<(), Inconsistency> {
-        match self.magazines.get(next) {
-            Some(magazine) if next == cpu => {
-                let _inside = magazine.try_enter_parked().ok_or(Inconsistency::Busy)?;
-                self.validate_from(next + 1, cpu)
-            }
-            Some(magazine) => {
-                let _inside = magazine.try_enter_afar().ok_or(Inconsistency::Busy)?;
-                self.validate_from(next + 1, cpu)
-            }
-            None => self.locked(|buddy| self.validate_closed(buddy)),
-        }
+    /// Enters the magazines one after the other, keeping each. In this order always: of two that validate, one waits.
+    fn validate_from(&self, next: usize) -> Result<(), Inconsistency> {
+        let Some(magazine) = self.magazines.get(next) else {
+            return self.locked(|buddy| self.validate_closed(buddy));
+        };
+        let wanted = magazine.want();
+        let _inside = self.enter_wanted(next, magazine, &wanted).ok_or(Inconsistency::Busy)?;
+        self.validate_from(next + 1)
     }
 
     fn validate_closed(&self, buddy: &Buddy<'m>) -> Result<(), Inconsistency> {

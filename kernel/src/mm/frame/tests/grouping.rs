@@ -234,8 +234,14 @@ fn a_magazine_for_one_cpu_is_emptied_when_it_comes_by() {
     assert!(frames.alloc(large).is_err(), "the other CPU's frames are in the way");
     assert_eq!(frames.stats().cached, cached, "and nobody else may take them");
     frames.free(kept, Contents::Unknown, other).unwrap();
-    assert_eq!(frames.stats().cached, Frames::new(1), "emptied before the frame was put there");
-    assert_eq!(frames.drain_asked(other), Frames::ZERO, "it was asked once");
+    assert_eq!(frames.stats().cached, Frames::ZERO, "given as soon as the CPU has left its magazine");
+    let kept = frames.alloc(Request::new(Use::Paged, other)).unwrap();
+    frames.answer(other);
+    assert!(frames.stats().cached > Frames::ZERO, "it was asked once");
+    assert_eq!(frames.drain(CPU), Frames::ZERO, "the other CPU is asked, and nobody waits");
+    frames.answer(other);
+    assert_eq!(frames.stats().cached, Frames::ZERO, "as rung");
+    frames.free(kept, Contents::Unknown, other).unwrap();
     assert_eq!(frames.drain_cpu(other), Frames::new(1));
     frames.detach(frames.alloc(large).unwrap()).unwrap();
     assert_eq!(frames.validate(), Err(Inconsistency::Busy), "the other CPU may be at work");

@@ -1,4 +1,5 @@
-//! Threads: several CPUs at once, CPU numbers that collide, and a validator among them.
+//! Threads: several CPUs at once, CPU numbers that collide or magazines that are one CPU's each, and a validator among
+//! them.
 
 use super::*;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -18,13 +19,30 @@ struct Worker {
     next: mpsc::SyncSender<Extent>,
 }
 
-/// Allocates and frees at random; some extents are passed on to be freed elsewhere.
-fn work(frames: &FrameAllocator<'_, HostLocks>, worker: &mut Worker) {
+/// Each thread is a CPU, and has its magazine to itself. Who waits for another looks some times.
+enum OwnLocks {}
+
+impl LockKind for OwnLocks {
+    type Of<T: Send> = std::sync::Mutex<T>;
+    type Gate = LocalGate;
+
+    fn wait(done: &mut dyn FnMut() -> bool) -> bool {
+        (0..20).any(|_| {
+            thread::yield_now();
+            done()
+        })
+    }
+}
+
+/// Allocates and frees at random; some extents are passed on to be freed elsewhere. Now and then a thread that `strays`
+/// believes to be on another CPU.
+fn work<L: LockKind>(frames: &FrameAllocator<'_, L>, worker: &mut Worker, strays: bool) {
     let Worker { random, cpu, held, inbox, next } = worker;
     let own = *cpu;
+    let here = VcpuId::new(own as u32);
     for step in 0..STEPS {
-        // Now and then the thread believes to be on another CPU.
-        let cpu = VcpuId::new(if random.below(16) == 0 { random.below(THREADS) } else { own } as u32);
+        let strayed = strays && random.below(16) == 0;
+        let cpu = if strayed { VcpuId::new(random.below(THREADS) as u32) } else { here };
         let usage = [Use::Kernel, Use::Paged, Use::PageCache, Use::Special][random.below(4) as usize];
         let large = if random.below(8) == 0 { random.below(10) as u8 } else { 0 };
         match random.below(8) {
@@ -60,20 +78,48 @@ fn work(frames: &FrameAllocator<'_, HostLocks>, worker: &mut Worker) {
             }
             _ => {}
         }
+        // As in an interrupt, and now and then asleep.
+        frames.answer(here);
+        if step % 512 == 0 {
+            frames.park(here);
+            thread::yield_now();
+        }
     }
+    frames.park(here);
 }
 
 #[test]
 fn nothing_is_lost_or_handed_out_twice_under_contention() {
     let mut memory = Memory::of_blocks(24, THREADS as usize);
-    let frames = memory.build::<HostLocks>(&[], 7);
+    under_contention(&memory.build::<HostLocks>(&[], 7), true);
+}
+
+#[test]
+fn nothing_is_lost_or_handed_out_twice_where_each_cpu_has_its_magazine() {
+    let Memory { ranges, mut entries, mut blocks, .. } = Memory::of_blocks(24, 0);
+    // The first is the validator's.
+    let mut magazines: Vec<_> = (0..=THREADS).map(|_| Magazine::new()).collect();
+    let metadata = Metadata { entries: &mut entries, blocks: &mut blocks, magazines: &mut magazines };
+    let config = Config { memory: &ranges, reserved: &[], id: 7 };
+    under_contention(&FrameAllocator::<OwnLocks>::new(config, metadata).unwrap(), false);
+}
+
+/// Threads work, while another validates; with their hands full and at the end, the books are exact.
+fn under_contention<L: LockKind>(frames: &FrameAllocator<'_, L>, strays: bool) {
+    let first_cpu = u64::from(!strays);
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..THREADS).map(|_| mpsc::sync_channel(64)).unzip();
     let mut workers: Vec<_> = receivers
         .into_iter()
         .enumerate()
         .map(|(i, inbox)| {
             let next = senders[(i + 1) % senders.len()].clone();
-            Worker { random: Random::new(i as u64 + 1), cpu: i as u64, held: Vec::new(), inbox, next }
+            Worker {
+                random: Random::new(i as u64 + 1),
+                cpu: i as u64 + first_cpu,
+                held: Vec::new(),
+                inbox,
+                next,
+            }
         })
         .collect();
     for round in 0..ROUNDS {
@@ -88,9 +134,8 @@ fn nothing_is_lost_or_handed_out_twice_under_contention() {
                     }
                 }
             });
-            let frames = &frames;
             let working: Vec<_> =
-                workers.iter_mut().map(|worker| scope.spawn(move || work(frames, worker))).collect();
+                workers.iter_mut().map(|worker| scope.spawn(move || work(frames, worker, strays))).collect();
             let finished: Vec<_> = working.into_iter().map(thread::ScopedJoinHandle::join).collect();
             done.store(true, Relaxed);
             validator.join().unwrap();
