@@ -1,7 +1,8 @@
 //! Explores a model under loom, and says what came of it. The kernel's own models use this file, too.
 
 use std::fmt::Debug;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What came of exploring a model.
@@ -18,6 +19,7 @@ pub(crate) fn explore(
     preemptions: Option<usize>,
     run: impl Fn() + Send + Sync + 'static,
 ) -> Explored {
+    panic_without_backtrace();
     let executions: &'static AtomicUsize = Box::leak(Box::new(AtomicUsize::new(0)));
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = preemptions;
@@ -29,6 +31,13 @@ pub(crate) fn explore(
         });
     }));
     Explored { name, preemptions, executions: executions.load(Ordering::Relaxed), held: outcome.is_ok() }
+}
+
+/// Has a panic print its message only, whatever `RUST_BACKTRACE` says: the stacks of a model's threads are too small for
+/// a backtrace, and who overflows one there holds the lock that the end of the process waits for.
+fn panic_without_backtrace() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| panic::set_hook(Box::new(|panic| eprintln!("{panic}"))));
 }
 
 impl Explored {
