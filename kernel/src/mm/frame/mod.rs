@@ -17,9 +17,11 @@
 //! frames share a block only if, at some time, no block was whole; the entries of a block of which nothing is
 //! handed out are zero, and are not written.
 //!
-//! **Context.** No method waits, except as below and for the lock, which is held for a bounded time: constant for everything but
-//! [`allocate_run`](FrameAllocator::allocate_run), [`release_reserved`](FrameAllocator::release_reserved),
-//! [`emptiest_blocks`](FrameAllocator::emptiest_blocks) and [`validate`](FrameAllocator::validate). Callable from interrupt handlers if the lock kind keeps interrupts off.
+//! **Context.** No method waits, except as below and for the lock, which is held for a bounded time: constant for
+//! everything but [`allocate_run`](FrameAllocator::allocate_run),
+//! [`release_reserved`](FrameAllocator::release_reserved),
+//! [`emptiest_blocks`](FrameAllocator::emptiest_blocks) and [`validate`](FrameAllocator::validate). Callable from
+//! interrupt handlers if the lock kind keeps interrupts off.
 //! CPU numbers choose a magazine, unless the lock kind looks them up itself ([`LockKind::pinned`]). With a shared gate
 //! they are hints, and a wrong one costs time, nothing else; with a gate for one CPU they must be true.
 //! [`drain`](FrameAllocator::drain), [`validate`](FrameAllocator::validate) and an allocation that is about to fail may

@@ -27,8 +27,8 @@ pub struct Settings {
     /// The most bytes that a compressed page may have; others are refused. 1 to [`Settings::MOST_BYTES`].
     pub most_bytes: usize,
     /// How many hundredths of the compressed bytes a shard may take beyond them, before stores slide it together. What
-    /// headers, tags, entries and tables take counts, but a 200th of the log may lie dead in any case. 0 slides all the time; from
-    /// 1000 on it is all left to [`compact`](super::Pool::compact). The less, the more is copied.
+    /// headers, tags, entries and tables take counts, but a 200th of the log may lie dead in any case. 0 slides all the
+    /// time; from 1000 on it is all left to [`compact`](super::Pool::compact). The less, the more is copied.
     pub overhead_percent: u64,
     /// The most frames that are slid after a store that took one: each is a page's worth of copying.
     pub slides: u64,
